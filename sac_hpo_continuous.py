@@ -4,32 +4,30 @@
     python sac_hpo_continuous.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
     python sac_hpo_continuous.py --env-id Ant-v4 --help                        # flags, with Ant's values
 
-A base policy, SAC's tanh-squashed Gaussian π_θ, proposes an action a0. Paired with a random momentum
-ρ0 ~ N(0, β0⁻¹ I) it is evolved by K leapfrog steps of size ε on the potential U(s, a) = -min(Q1, Q2)/α:
+A base policy, SAC's tanh-squashed Gaussian π_θ, proposes an action a_0. With a random momentum
+ρ_0 ~ N(0, β0⁻¹ I) it evolves for K leapfrog steps of size ε on the potential U(s, a) = -min(Q1, Q2)(s, a)/α:
 
-    ρ ← ρ - ε/2 F(s, a);   a ← a + ε ρ;   ρ ← ρ - ε/2 F(s, a);   ρ ← ρ √(β_{k-1}/β_k)     eqs. (16), (17)
+    ρ ← ρ - ε/2 F(s, a);   a ← a + ε ρ;   ρ ← ρ - ε/2 F(s, a);   ρ ← ρ √(β_{k-1}/β_k)     HPO eqs. (16), (17)
     F(s, a) = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   g = ∇_a U / ‖∇_a U‖
 
-where T_h is a small network that bends the gradient and σ_h one that gates it. θ and h maximise
+where the small network T_h bends the gradient and the gate σ_h mixes the two. θ and h maximise
 
-    J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α log π_θ(a0|s) - αβ0/2 ρ_Kᵀρ_K ],    HPO eq. (15),
+    J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) - αβ0/2 ρ_Kᵀρ_K ],                      HPO eq. (15)
 
-whose last term the paper drops in practice. The dynamics are volume-preserving up to the tempering
-factor, so the entropy needs π_θ(a0|s) alone (eq. 13). Exploration uses the same dynamics with a wider
-momentum; the critics regress on SAC's target y = r + γ (1 - terminated) [ min Q'(s', a') - α log π_θ(a'|s') ].
-"HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their
-reasons in docs/method.md. `diff sac_continuous.py sac_hpo_continuous.py` shows the method alone.
+whose last term is off by default, as in the paper's practice. Each step is a shear, so the entropy needs
+log π_θ(a_0|s) alone (eq. 13). Exploration evolves its actions too, with a wider momentum; the twin critics
+regress on SAC's target y = r + γ (1 - terminated) [ min(Q1', Q2')(s', a') - α log π_θ(a'|s') ], a' ~ π_θ(·|s').
+"HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons
+in docs/method.md. `diff sac_continuous.py sac_hpo_continuous.py` shows the method and nothing else.
 
-The seed axis. One process trains S seeds side by side: every parameter, optimizer state, replay row
-and environment has a leading axis of length S, and a batched matrix product serves all seeds. Losses
-are means over the batch and sums over seeds, Adam works element by element, and each seed draws from
-a random stream of its own: no seed can influence another. Read every shape below without its leading
-S and you read plain SAC.
+The seed axis. One process trains S seeds side by side: every parameter, optimizer state, replay row and
+environment has a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works
+element by element, and each seed draws from a random stream of its own, so no seed can influence another.
+Read the shapes below without their S to read plain SAC.
 """
 
 import contextlib
 import copy
-import csv
 import dataclasses
 import difflib
 import importlib.metadata
@@ -37,7 +35,7 @@ import importlib.util
 import io
 import json
 import math
-import platform
+import os
 import re
 import subprocess
 import sys
@@ -63,71 +61,42 @@ LOG_EVERY = 500  # steps between two rows of losses
 # ---------------------------------------------------------------------------------------- arguments
 @dataclasses.dataclass
 class Args:
-    env_id: str = "Hopper-v4"
-    """Gymnasium environment: Box observation of one dimension, bounded Box action"""
-    seed: int = 1
-    """first seed"""
-    num_seeds: int = 1
-    """seeds trained together: seed, seed + 1, ..."""
-    total_timesteps: int = 1_000_000
-    """environment steps of each seed"""
-    learning_starts: int = 5_000
-    """steps of uniformly random actions before the first update"""
-    batch_size: int = 256
-    """transitions in an update"""
-    buffer_size: int = 1_000_000
-    """transitions kept for each seed"""
-    gamma: float = 0.99
-    """discount factor"""
-    tau: float = 0.005
-    """step of the target critics towards the critics"""
-    policy_lr: float = 3e-4
-    """Adam's learning rate for the policy"""
-    q_lr: float = 3e-4
-    """Adam's learning rate for the critics and the temperature"""
-    alpha: float = 0.2
-    """entropy temperature, or its first value with --autotune (HPO Table 3)"""
-    autotune: bool = False
-    """tune the temperature to a target entropy of -(action dimensions) (D11)"""
-    policy_layers: int = 2
-    """hidden layers of the policy, 1 or 2 (Table 4)"""
-    leapfrog_steps: int = 2
-    """leapfrog steps K; 0 gives SAC (Table 4)"""
-    step_size: float = 0.15
-    """leapfrog step size ε, in units of the normalised action (Table 3)"""
-    momentum_std_train: float = 0.1
-    """standard deviation 1/√β0 of the momentum in policy optimisation (Table 3, D14)"""
-    momentum_std_explore: float = 1.5
-    """standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)"""
-    leapfrog_hidden: int = 32
-    """hidden units h of T_h and σ_h (Table 4)"""
-    leapfrog_state: bool = True
-    """T_h and σ_h see the state (D10)"""
-    momentum_term: bool = False
-    """keep the ρ_K term of eq. (15) (D4)"""
-    evolve_target: bool = False
-    """evolve the Bellman target's next action too (D8)"""
-    eval_base: bool = False
-    """evaluations count the base policy's mean instead of the evolved mean; both are recorded (D9)"""
-    eval_frequency: int = 10_000
-    """steps between two evaluations"""
-    eval_episodes: int = 10
-    """episodes of an evaluation, for each seed"""
-    cuda: bool = torch.cuda.is_available()
-    """train on a GPU; by default if there is one"""
-    track: bool = False
-    """log to Weights & Biases: a run for each seed, in one group"""
-    wandb_project_name: str = "hamiltonian-policy-optimisation"
-    """project of --track"""
-    wandb_entity: str | None = None
-    """user or team of --track"""
-    capture_video: bool = False
-    """record the first episode of every evaluation"""
+    env_id: str = "Hopper-v4"  # Gymnasium environment with a one-dimensional Box to observe and a bounded Box to act
+    seed: int = 1  # first seed
+    num_seeds: int = 1  # seeds trained together: seed, seed + 1, ...
+    total_timesteps: int = 1_000_000  # environment steps of each seed
+    learning_starts: int = 5_000  # steps of uniformly random actions before the first update (D12)
+    batch_size: int = 256  # transitions in an update
+    buffer_size: int = 1_000_000  # transitions kept for each seed
+    gamma: float = 0.99  # discount factor
+    tau: float = 0.005  # step of the target critics towards the critics
+    policy_lr: float = 3e-4  # Adam's learning rate for the policy
+    q_lr: float = 3e-4  # Adam's learning rate for the critics and the temperature
+    alpha: float = 0.2  # entropy temperature, with --autotune its first value (Table 3)
+    autotune: bool = False  # tune the temperature towards an entropy of -(action dimensions) (D11)
+    policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
+    leapfrog_steps: int = 2  # leapfrog steps K; 0 is SAC (Table 4)
+    step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
+    momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
+    momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
+    leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (Table 4)
+    leapfrog_state: bool = True  # let T_h and σ_h see the state (D10)
+    momentum_term: bool = False  # keep the ρ_K term of eq. 15 (D4)
+    evolve_target: bool = False  # evolve the next action of the critics' target too (D8)
+    eval_base: bool = False  # let evaluations count the base policy's mean; both readings are recorded (D9)
+    eval_frequency: int = 10_000  # steps between two evaluations
+    eval_episodes: int = 10  # episodes in an evaluation of one seed
+    cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
+    track: bool = False  # log to Weights & Biases: a run for each seed, all in one group
+    wandb_project_name: str = "hamiltonian-policy-optimisation"  # project of --track
+    wandb_entity: str | None = None  # user or team of --track
+    capture_video: bool = False  # record the first episode of every evaluation
 
 
-TABLE_FIELDS = ("alpha", "momentum_std_train", "momentum_std_explore", "step_size", "leapfrog_steps",
-                "policy_layers", "leapfrog_hidden", "leapfrog_state")  # fmt: skip
-TABLE = {  # HPO Tables 3 and 4, the scrambled header read as D2 says; the last column is D10
+# fmt: off
+TABLE_FIELDS = ("alpha", "momentum_std_train", "momentum_std_explore", "step_size",
+                "leapfrog_steps", "policy_layers", "leapfrog_hidden", "leapfrog_state")
+TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training and in exploration, ε (D2), K, l, h; and D10
     "HalfCheetah": (0.2, 1.0, 0.5, 0.2, 3, 2, 32, True),
     "Hopper": (0.2, 0.1, 1.5, 0.15, 2, 2, 32, True),
     "Walker2d": (0.2, 0.2, 1.5, 0.15, 3, 2, 32, True),
@@ -137,27 +106,14 @@ TABLE = {  # HPO Tables 3 and 4, the scrambled header read as D2 says; the last 
     "HumanoidFlagrunBullet": (0.05, 0.2, 1.0, 0.15, 3, 2, 32, False),
     "HumanoidFlagrunHarderBullet": (0.05, 0.2, 1.5, 0.15, 3, 2, 64, False),
 }
-LIMITS = {
-    "seed": (0, 2**32 - 1),
-    "num_seeds": (1, 1024),
-    "total_timesteps": (1, 10**12),
-    "learning_starts": (0, 10**12),
-    "batch_size": (1, 10**6),
-    "buffer_size": (1, 10**10),
-    "gamma": (0, 1),
-    "tau": (1e-9, 1),
-    "policy_lr": (1e-12, 1),
-    "q_lr": (1e-12, 1),
-    "alpha": (1e-9, 1e6),
-    "policy_layers": (1, 2),
-    "leapfrog_steps": (0, 1000),
-    "step_size": (0, 100),
-    "momentum_std_train": (1e-6, 1e3),
-    "momentum_std_explore": (1e-6, 1e3),
-    "leapfrog_hidden": (1, 10**5),
-    "eval_frequency": (1, 10**12),
-    "eval_episodes": (1, 10**4),
+LIMITS = {  # smallest and largest value of each number
+    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
+    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
+    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
+    "eval_episodes": (1, 10**4), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
+    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }
+# fmt: on
 
 
 def fail(message: str):
@@ -167,93 +123,90 @@ def fail(message: str):
 
 
 def table_row(env_id: str) -> str:
-    """The paper's name of an environment; Hopper for any that the paper does not have (D13)."""
+    """The paper's name of an environment; Hopper for one that the paper does not have (D13)."""
     name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
     return name if name in TABLE else "Hopper"
 
 
 def parse(argv: list[str]) -> tuple[Args, set[str]]:
-    """Arguments in force, and the names of those given on the command line, which win over the table."""
-    flags = [(a.split("=")[0].removeprefix("--").replace("-", "_"), i) for i, a in enumerate(argv) if a[:2] == "--"]
-    given = {name.removeprefix("no_") for name, _ in flags} & {field.name for field in dataclasses.fields(Args)}
-    env_id = Args.env_id
-    for i in (i for name, i in flags if name == "env_id"):
-        env_id = (argv[i].split("=") + argv[i + 1 : i + 2] + [env_id])[1]
-    row = table_row(env_id)
-    default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[row], strict=True)))
-    about = f"{__doc__.splitlines()[0]} Defaults of {', '.join(TABLE_FIELDS)}: HPO Tables 3 and 4, row {row}."
+    """The arguments in force, and the names of those on the command line, which win over the paper's tables."""
+    env_id = (re.findall(r"--env[-_]id[= ](\S+)", " ".join(argv)) or [Args.env_id])[-1]
+    default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[table_row(env_id)])))
+    about = f"{__doc__.splitlines()[0]} From HPO Tables 3 and 4, row {table_row(env_id)}: {', '.join(TABLE_FIELDS)}."
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Args, default=default, args=argv, description=about), given
+            args = tyro.cli(Args, default=default, args=argv, description=about)
     except SystemExit as stop:
-        if stop.code:  # tyro draws a box; its first paragraph is the message
+        if stop.code:  # tyro draws a box, whose first paragraph is the message
             fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
         raise
+    return args, {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
 
 
 def check(args: Args) -> None:
     """Refuses values out of range, and what this machine lacks, before anything is written."""
     for name, (low, high) in LIMITS.items():
-        if not low <= getattr(args, name) <= high:  # also refuses NaN
+        if not low <= getattr(args, name) <= high:  # refuses NaN too
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low:g} to {high:g}")
+    if args.seed + args.num_seeds > 2**32:
+        fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
     if args.learning_starts >= args.total_timesteps:
-        fail(f"--total-timesteps {args.total_timesteps} leaves nothing to learn: more than --learning-starts "
-             f"{args.learning_starts} are needed")  # fmt: skip
+        fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
     if args.cuda and not torch.cuda.is_available():
-        fail("--cuda: PyTorch sees no GPU here; leave the flag out, or install a CUDA build of torch")
+        fail("--cuda: PyTorch finds no GPU; leave the flag out, or install a CUDA build of torch")
     for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
         if getattr(args, flag) and importlib.util.find_spec(package) is None:
-            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install -r requirements.txt")
+            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
+    if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        import wandb
+
+        if not wandb.login(prompt=False):
+            fail("--track finds no account: run `wandb login`, or set WANDB_MODE=offline")
 
 
 # -------------------------------------------------------------------------------------- environment
-def make_env(env_id: str, render: bool = False) -> gym.Env:
-    """One environment whose actions are normalised to [-1, 1]; refuses what the networks cannot serve."""
+def make_env(env_id: str, video: bool = False) -> gym.Env:
+    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that v4 is older than v5 is no news here
-            env = gym.make(env_id, render_mode="rgb_array" if render else None, disable_env_checker=True)
+            warnings.simplefilter("ignore")  # that a v5 exists is no news here
+            env = gym.make(env_id, render_mode="rgb_array" if video else None, disable_env_checker=True)
+            if video:  # find out now whether this machine can render
+                env.reset()
+                env.render()
     except gym.error.UnregisteredEnv:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
-        fail(f"--env-id {env_id} is not known to Gymnasium; nearest: {', '.join(near) or 'none'}")
-    except Exception as error:  # a missing simulator, a malformed name, an environment's own complaint
-        fail(f"--env-id {env_id} cannot be made: {error}")
+        fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
+    except Exception as error:  # a missing simulator, a malformed name, no way to render
+        fail(f"--env-id {env_id} cannot be made{' with video' if video else ''}: {error or type(error).__name__}")
     obs, action = env.observation_space, env.action_space
     if not (isinstance(obs, gym.spaces.Box) and len(obs.shape) == 1):
-        fail(f"--env-id {env_id} observes {obs}: choose one with a Box of one dimension (no images, no Dict)")
+        fail(f"--env-id {env_id} observes {obs}: choose one that observes a Box of one dimension")
     if not (isinstance(action, gym.spaces.Box) and len(action.shape) == 1 and action.dtype.kind == "f"):
-        fail(f"--env-id {env_id} acts in {action}: choose one with a continuous Box action of one dimension")
+        fail(f"--env-id {env_id} acts in {action}: choose one that acts in a continuous Box of one dimension")
     if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
-        fail(f"--env-id {env_id} acts in {action}: actions must be bounded; wrap it with bounds of its own")
+        fail(f"--env-id {env_id} acts in {action}: choose one with bounded actions")
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
-# ----------------------------------------------------------------------------------- random numbers
+# ------------------------------------------------------------------------- random numbers and replay
 class Draws:
-    """One random stream a seed, so that a seed draws the same whichever seeds run beside it."""
+    """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
 
     def __init__(self, seeds: range, device: torch.device):
-        self.device = device
-        states = [np.random.SeedSequence([seed, 1]).generate_state(1) for seed in seeds]  # the weights take [seed]
-        self.streams = [torch.Generator(device).manual_seed(int(state[0])) for state in states]
+        states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
+        self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
 
     def normal(self, *shape: int) -> torch.Tensor:
         """(S, *shape) standard normal numbers."""
-        out = torch.empty(len(self.streams), *shape, device=self.device)
-        for row, stream in zip(out, self.streams, strict=True):
-            row.normal_(generator=stream)
-        return out
+        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self.streams])
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """(S, *shape) numbers in [0, 1), in double precision."""
-        out = torch.empty(len(self.streams), *shape, device=self.device, dtype=torch.float64)
-        for row, stream in zip(out, self.streams, strict=True):
-            row.uniform_(generator=stream)
-        return out
+        return torch.stack([torch.rand(shape, generator=g, device=g.device, dtype=torch.double) for g in self.streams])
 
 
-# ------------------------------------------------------------------------------------------- replay
 class Replay:
     """A ring of transitions for each seed: rows (S, capacity, 2 ds + d + 2) of [s, a, r, s', terminated].
 
@@ -261,10 +214,9 @@ class Replay:
     """
 
     def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
-        self.columns = (obs_dim, act_dim, 1, obs_dim, 1)
+        self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
         self.rows = torch.empty(num_seeds, capacity, sum(self.columns), device=device)
         self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
-        self.added = 0
 
     def add(self, obs, actions, rewards, next_obs, terminated) -> None:
         """Stores one transition a seed: NumPy arrays (S, ds), (S, d), (S,), (S, ds), (S,)."""
@@ -282,33 +234,32 @@ class Replay:
 
 # ----------------------------------------------------------------------------------------- networks
 class Linear(nn.Module):
-    """A stack of linear layers: weight (*stack, in, out), the first axis of the stack being the seed.
+    """Stacked linear layers, weight (*stack, in, out), the first axis of the stack being the seed.
 
     Weights and biases are uniform on ±1/√fan_in, each seed's from its own generator.
     """
 
     def __init__(self, init: list[torch.Generator], stack: tuple, n_in: int, n_out: int, fan_in=None, bias=True):
         super().__init__()
-        bound = 1 / math.sqrt(fan_in or n_in)
         self.weight = nn.Parameter(torch.empty(len(init), *stack, n_in, n_out))
         self.bias = nn.Parameter(torch.empty(len(init), *stack, 1, n_out)) if bias else None
-        with torch.no_grad():
-            for parameter in self.parameters():
-                for row, generator in zip(parameter, init, strict=True):
-                    row.uniform_(-bound, bound, generator=generator)
+        bound = 1 / math.sqrt(fan_in or n_in)
+        for parameter in self.parameters():
+            for row, generator in zip(parameter.data, init):
+                row.uniform_(-bound, bound, generator=generator)
 
-    def forward(self, x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, add: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
         """(*stack, B, in) -> (*stack, B, out); `add` (*stack, B, out) takes the place of the bias."""
         stack = self.weight.shape[:-2]
         x = x.expand(*stack, *x.shape[-2:]).flatten(0, -3)
         add = self.bias if add is None else add
         y = torch.baddbmm(add.flatten(0, -3), x, self.weight.flatten(0, -3))
-        return y.view(*stack, *y.shape[-2:])
+        return (y.relu_() if relu else y).view(*stack, *y.shape[-2:])
 
 
 class Critic(nn.Module):
-    """Twin ReLU critics. The first layer is split by input, so that Q at many actions of one state
-    computes the state's share of it once."""
+    """Twin ReLU critics, their first layer split by input: the state's share of it is computed once for Q at
+    many actions."""
 
     def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
         super().__init__()
@@ -321,15 +272,10 @@ class Critic(nn.Module):
         """The state's share of the first layer: (S, B, ds) -> (S, 2, B, HIDDEN)."""
         return self.state(obs[:, None])
 
-    def layers(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Both hidden layers (S, 2, B, HIDDEN) and Q1, Q2 (S, 2, B), at actions (S, B, d)."""
-        first = self.action(actions[:, None], add=share).relu_()
-        second = self.hidden(first).relu_()
-        return first, second, self.out(second)[..., 0]
-
     def forward(self, share: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Q1, Q2 (S, 2, B) at actions (S, B, d)."""
-        return self.layers(share, actions)[-1]
+        """Q1 and Q2, (S, 2, B), at actions (S, B, d)."""
+        first = self.action(actions[:, None], add=share, relu=True)
+        return self.out(self.hidden(first, relu=True))[..., 0]
 
 
 class Policy(nn.Module):
@@ -337,14 +283,13 @@ class Policy(nn.Module):
 
     def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int, layers: int):
         super().__init__()
-        widths = [obs_dim] + [HIDDEN] * layers
-        self.hidden = nn.ModuleList(Linear(init, (), i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(Linear(init, (), HIDDEN if i else obs_dim, HIDDEN) for i in range(layers))
         self.out = Linear(init, (), HIDDEN, 2 * act_dim)
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log standard deviation before the tanh: (S, B, ds) -> 2 × (S, B, d)."""
         for layer in self.hidden:
-            obs = layer(obs).relu_()
+            obs = layer(obs, relu=True)
         mean, log_std = self.out(obs).chunk(2, dim=-1)
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (log_std.tanh() + 1)
 
@@ -385,15 +330,13 @@ def action_gradient(critic: Critic, share: torch.Tensor, actions: torch.Tensor) 
     Closed form for ReLU layers. Q is piecewise linear in a, so this gradient is piecewise constant:
     holding it constant in back-propagation is exact, and needs no double backward.
     """
-    first, second, q = critic.layers(share, actions)
+    first = critic.action(actions[:, None], add=share, relu=True)
+    second = critic.hidden(first, relu=True)
+    q1, q2 = critic.out(second).unbind(1)
+    relu_backward = torch.ops.aten.threshold_backward  # its first argument where the second is positive, else 0
     flow = relu_backward(critic.out.weight.mT.expand_as(second), second, 0)
-    flow = (flow.flatten(0, 1) @ critic.hidden.weight.flatten(0, 1).mT).view_as(first)
-    flow = relu_backward(flow, first, 0)
-    flow = (flow.flatten(0, 1) @ critic.action.weight.flatten(0, 1).mT).unflatten(0, first.shape[:2])
-    return torch.where((q[:, 0] <= q[:, 1])[..., None], flow[:, 0], flow[:, 1])
-
-
-relu_backward = torch.ops.aten.threshold_backward  # the gradient where the output is positive, else 0
+    flow = relu_backward(flow @ critic.hidden.weight.mT, first, 0) @ critic.action.weight.mT
+    return torch.where(q1 <= q2, flow[:, 0], flow[:, 1])
 
 
 def momentum_stds(std: float, steps: int) -> list[float]:
@@ -420,15 +363,14 @@ def leapfrog(force, actions: torch.Tensor, momentum: torch.Tensor, step_size: fl
 
 
 def joint_log_prob(log_prob: torch.Tensor, momentum: torch.Tensor, std: float) -> torch.Tensor:
-    """log q(a_K, ρ_K|s), HPO eq. (13), before the clamp of a_K: from log π(a_0|s) (..), ρ_0 (.., d) and 1/√β0."""
-    d = momentum.shape[-1]
-    prior = -0.5 * (momentum / std).square().sum(-1) - d * math.log(std) - 0.5 * d * math.log(2 * math.pi)
-    return log_prob + prior + d * math.log(std)  # β0^(-d/2) = (1/√β0)^d
+    """log q(a_K, ρ_K|s), HPO eq. (13), before the clamp: from log π(a_0|s) (..), ρ_0 (.., d) and std = 1/√β0."""
+    prior = torch.distributions.Normal(0, std).log_prob(momentum).sum(-1)
+    return log_prob + prior + momentum.shape[-1] * math.log(std)  # β0^(-d/2) = std^d
 
 
 # -------------------------------------------------------------------------------------------- agent
 class Agent(nn.Module):
-    """Networks, temperature and optimizers of all seeds, and one SAC-HPO update."""
+    """Networks, temperature and optimizers of all seeds, and one update of SAC-HPO."""
 
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
@@ -440,21 +382,20 @@ class Agent(nn.Module):
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.force = Force(init, obs_dim, act_dim, args.leapfrog_hidden, args.leapfrog_state)
         self.to(device)
-        self.actor_parameters = [*self.policy.parameters()] + [*self.force.parameters()] * (args.leapfrog_steps > 0)
+        self.actor_parameters = [*self.policy.parameters(), *(self.force.parameters() if args.leapfrog_steps else ())]
         self.policy_optimizer = torch.optim.Adam(self.actor_parameters, lr=args.policy_lr, fused=True)
         self.q_optimizer = torch.optim.Adam(self.critic.parameters(), lr=args.q_lr, fused=True)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=args.q_lr, fused=True)
 
     def draw(self, draws: Draws, batch: int) -> tuple[torch.Tensor, ...]:
-        """The noise of one update: next action, action, momentum, next momentum (D8), each (S, B, d)."""
+        """The noise of one update, (S, B, d) each: next action, action, momentum and, with D8, next momentum."""
         momenta = (1 + self.args.evolve_target) if self.args.leapfrog_steps else 0
         return draws.normal(2 + momenta, batch, self.act_dim).unbind(1)
 
     def evolve(self, critic: Critic, share, obs, actions, momentum, std: float, last=False) -> tuple:
-        """a_K before the clamp and ρ_K (None unless `last`), each (S, B, d), from a_0, ρ_0 and 1/√β0."""
+        """a_K before the clamp and ρ_K (None unless `last`), (S, B, d) each, from a_0, ρ_0 and std = 1/√β0."""
 
-        def force(a):
-            # normalising ∇Q cancels α; where ∇Q is zero, g is zero
+        def force(a):  # normalising ∇Q cancels α; where ∇Q is zero, g is zero
             return self.force(obs, a, -F.normalize(action_gradient(critic, share, a), dim=-1))
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
@@ -462,20 +403,19 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Exploration: an action (S, 1, d) for obs (S, 1, ds)."""
-        std = self.args.momentum_std_explore
+        """Exploration: actions (S, 1, d) for obs (S, 1, ds)."""
+        share, std = self.critic.share(obs), self.args.momentum_std_explore
         noise = draws.normal(2 if self.args.leapfrog_steps else 1, self.act_dim)
         actions, _ = self.policy.sample(obs, noise[:, :1])
-        return self.evolve(self.critic, self.critic.share(obs), obs, actions, std * noise[:, 1:], std)[0].clamp(-1, 1)
+        return self.evolve(self.critic, share, obs, actions, std * noise[:, 1:], std)[0].clamp(-1, 1)
 
     def evolved_mean(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off (D9): a_0 = tanh(mean), ρ_0 = 0, the training schedule; (S, B, d)."""
-        actions = self.policy.mean_action(obs)
-        share, rest = self.critic.share(obs), torch.zeros_like(actions)
-        return self.evolve(self.critic, share, obs, actions, rest, self.args.momentum_std_train)[0].clamp(-1, 1)
+        """The action with the noise off, (S, B, d): a_0 = tanh(mean), ρ_0 = 0, the schedule of training (D9)."""
+        actions, share, std = self.policy.mean_action(obs), self.critic.share(obs), self.args.momentum_std_train
+        return self.evolve(self.critic, share, obs, actions, torch.zeros_like(actions), std)[0].clamp(-1, 1)
 
     def readings(self) -> dict:
-        """Policies that an evaluation runs, noise off; the first is the one that counts."""
+        """The policies that an evaluation runs, noise off; the first is the one that counts."""
         policies = {"leapfrog": self.evolved_mean, "base": self.policy.mean_action}
         return dict(reversed(policies.items())) if self.args.eval_base else policies
 
@@ -497,212 +437,209 @@ class Agent(nn.Module):
     def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """Minus the objective, HPO eq. (15), (S,); log π of a_0 (S, B); metrics (S,)."""
         actions, log_prob = self.policy.sample(obs, noise[1])
-        share = self.critic.share(obs).detach()
-        alpha, std, metrics = self.log_alpha.exp().detach(), self.args.momentum_std_train, {}
+        share, alpha, metrics = self.critic.share(obs).detach(), self.log_alpha.exp().detach(), {}
         if self.args.leapfrog_steps:
-            last = self.args.momentum_term
+            std, last = self.args.momentum_std_train, self.args.momentum_term
             actions, momentum = self.evolve(self.critic, share, obs, actions, std * noise[2], std, last)
             metrics["charts/clamped_fraction"] = (actions.detach().abs() > 1).float().mean((1, 2))
             actions = actions.clamp(-1, 1)  # D6: a clamped coordinate gets no gradient from Q
-        q = self.critic(share, actions).amin(1)
-        loss = alpha * log_prob - q
-        if self.args.leapfrog_steps and self.args.momentum_term:  # D4
+        loss = alpha * log_prob - self.critic(share, actions).amin(1)
+        if self.args.leapfrog_steps and last:  # D4
             loss = loss + alpha / (2 * std**2) * momentum.square().sum(-1)
         return loss.mean(-1), log_prob.detach(), metrics
 
     def update(self, batch: tuple[torch.Tensor, ...], noise: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         """One step of the critics, the policy, the temperature and the targets; metrics (S,)."""
         q_loss, q_values = self.critic_loss(*batch, noise)
-        self.step(self.q_optimizer, q_loss.sum(), list(self.critic.parameters()))
+        self.q_optimizer.zero_grad()
+        q_loss.sum().backward()
+        self.q_optimizer.step()
+
         policy_loss, log_prob, metrics = self.policy_loss(batch[0], noise)
-        self.step(self.policy_optimizer, policy_loss.sum(), self.actor_parameters)
+        self.policy_optimizer.zero_grad()
+        policy_loss.sum().backward(inputs=self.actor_parameters)  # and not the critics
+        self.policy_optimizer.step()
+
         if self.args.autotune:
             alpha_loss = -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1)  # target entropy -d
-            self.step(self.alpha_optimizer, alpha_loss.sum(), [self.log_alpha])
+            self.alpha_optimizer.zero_grad()
+            alpha_loss.sum().backward()
+            self.alpha_optimizer.step()
             metrics["losses/alpha_loss"] = alpha_loss.detach()
         with torch.no_grad():
-            for slow, fast in zip(self.target.parameters(), self.critic.parameters(), strict=True):
+            for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
                 slow.lerp_(fast, self.args.tau)
+
         metrics["charts/clamped_fraction_explore"] = (batch[1].abs() >= 1).float().mean((1, 2))  # of stored actions
-        metrics |= {f"losses/qf{i + 1}_loss": q_loss[:, i].detach() for i in range(2)}
-        metrics |= {f"losses/qf{i + 1}_values": q_values[:, i] for i in range(2)}
+        for i in range(2):
+            metrics |= {f"losses/qf{i + 1}_values": q_values[:, i], f"losses/qf{i + 1}_loss": q_loss[:, i].detach()}
         metrics |= {"losses/qf_loss": q_loss.detach().mean(-1), "losses/actor_loss": policy_loss.detach()}
         return metrics | {"losses/entropy": -log_prob.mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
-
-    @staticmethod
-    def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, parameters: list) -> None:
-        """Gradients for these parameters alone, then Adam."""
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
 
 
 # --------------------------------------------------------------------------------------- evaluation
 @torch.no_grad()
-def evaluate(policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths (S, episodes) of one episode in each of envs[seed][episode].
+def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple:
+    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
 
     An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
-    training, and two policies evaluated at one step meet the same starts.
+    training, and all policies evaluated at one step meet the same starts.
     """
-    shape = len(envs), len(envs[0])
-    starts = [[np.random.SeedSequence([seed, step, e]).generate_state(1)[0] for e in range(shape[1])] for seed in seeds]
-    obs = np.stack([[env.reset(seed=int(n))[0] for env, n in zip(*row, strict=True)] for row in zip(envs, starts)])
-    returns, lengths, running = np.zeros(shape), np.zeros(shape, int), np.ones(shape, bool)
+
+    def reset(seed: int, e: int, env: gym.Env) -> np.ndarray:
+        if isinstance(env, gym.wrappers.RecordVideo):
+            env.name_prefix = f"step-{step}-seed-{seed}-{name}"
+        return env.reset(seed=int(np.random.SeedSequence([seed, step, e]).generate_state(1)[0]))[0]
+
+    obs = np.array([[reset(seed, e, env) for e, env in enumerate(row)] for seed, row in zip(seeds, envs)])
+    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
     while running.any():
         actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-        for i in zip(*running.nonzero(), strict=True):
-            obs[i], reward, terminated, truncated, _ = envs[i[0]][i[1]].step(actions[i])
-            returns[i] += reward
-            lengths[i] += 1
-            running[i] = not (terminated or truncated)
+        for i, e in np.argwhere(running):
+            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
+            returns[i, e] += reward
+            lengths[i, e] += 1
+            running[i, e] = not (terminated or truncated)
     return returns, lengths
 
 
-# ------------------------------------------------------------------------------------ what is left
+# ---------------------------------------------------------------------------------- what a run leaves
 class Run:
-    """The folder of a run and the terminal: configuration, evaluations, TensorBoard, W&B, progress."""
+    """The folder of a run and its terminal: configuration, evaluations, TensorBoard, W&B, progress."""
 
-    def __init__(self, args: Args, given: set[str], columns: list[str]):
-        now = int(time.time())
-        stem = f"{re.sub('[^A-Za-z0-9._-]', '_', args.env_id)}__{SCRIPT}__{args.seed}"
-        while (folder := Path("runs") / f"{stem}__{now}").exists():
-            now += 1
+    def __init__(self, args: Args, given: set[str], readings: list[str]):
+        self.seeds, stamp, values = range(args.seed, args.seed + args.num_seeds), int(time.time()), vars(args)
+        stem = f"{re.sub('[^A-Za-z0-9._-]', '_', args.env_id)}__{SCRIPT}__{args.seed}__"
+        while (folder := Path("runs", f"{stem}{stamp}")).exists():
+            stamp += 1
         folder.mkdir(parents=True)
-        self.folder, self.seeds = folder, range(args.seed, args.seed + args.num_seeds)
-        values, row = dataclasses.asdict(args), table_row(args.env_id)
-        sources = dict.fromkeys(values, "default") | dict.fromkeys(TABLE_FIELDS, f"HPO Tables 3 and 4, row {row}")
-        sources |= dict.fromkeys(given, "command line")
-        packages = ("torch", "numpy", "gymnasium", "mujoco")
-        config = {
-            "script": SCRIPT,
-            "args": values,
-            "sources": sources,
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
-            "commit": self.commit(),
-            "device": torch.cuda.get_device_name() if args.cuda else f"cpu, {torch.get_num_threads()} threads",
-        }
+        self.folder, table = folder, f"HPO Tables 3 and 4, row {table_row(args.env_id)}"
+        source = {name: table if name in TABLE_FIELDS else "default" for name in values}
+        source |= {name: "command line" for name in values if name in given}
+        device = torch.cuda.get_device_name() if args.cuda else f"cpu, {torch.get_num_threads()} threads"
+        describe = f"git -C '{Path(__file__).parent}' describe --always --dirty --abbrev=40 --exclude='*'"
+        code, commit = subprocess.getstatusoutput(describe)
+        config = {"script": SCRIPT, "args": values, "source": source, "device": device}
+        config |= {"commit": "unknown" if code else commit, "python": sys.version.split()[0]}
+        config["packages"] = {package.name: package.version for package in importlib.metadata.distributions()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        self.file = open(folder / "evaluations.csv", "w", newline="")  # noqa: SIM115
-        self.rows = csv.writer(self.file)
-        self.rows.writerow(["step", "seed", "episode", "return", "length", *columns])
-        self.file.flush()
-        self.writers = [SummaryWriter(folder / f"seed-{seed}") for seed in self.seeds]
-        self.tracked = []
+
+        self.csv = (folder / "evaluations.csv").open("w")
+        columns = ["step", "seed", "episode", "return", "length", *(f"return_{name}" for name in readings[1:])]
+        print(*columns, sep=",", file=self.csv, flush=True)
+        self.writers, self.tracked = [SummaryWriter(folder / f"seed-{seed}") for seed in self.seeds], []
         if args.track:
             import wandb
 
-            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "group": folder.name}
-            self.tracked = [
-                wandb.init(name=f"{folder.name}__{seed}", config=values, dir=folder, reinit="create_new", **where)
-                for seed in self.seeds
-            ]
-        print(f"{SCRIPT} on {args.env_id}, seeds {self.seeds[0]} to {self.seeds[-1]}, {config['device']}: {folder}")
-        for source in dict.fromkeys(sources.values()):
-            print(f"  {source}: {', '.join(f'{k} {values[k]}' for k in values if sources[k] == source)}")
+            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": folder}
+            for seed in self.seeds:
+                names = {"group": folder.name, "name": f"{folder.name}__seed-{seed}", "config": values | {"seed": seed}}
+                self.tracked.append(wandb.init(**where, **names, reinit="create_new"))
+
+        print(f"{SCRIPT} on {args.env_id}, seeds {self.seeds[0]} to {self.seeds[-1]}, {device}: {folder}")
+        for origin in dict.fromkeys(source.values()):
+            print(f"  {origin}: {', '.join(f'{k} {v}' for k, v in values.items() if source[k] == origin)}", flush=True)
         self.bar = tqdm(total=args.total_timesteps, unit="step", disable=None, dynamic_ncols=True)
-        self.start, self.said, self.last = time.monotonic(), time.monotonic(), "none"
+        self.start = self.said = time.monotonic()
+        self.last = "none yet"
 
-    @staticmethod
-    def commit() -> str:
-        """The commit of this file, with -dirty where the work tree differs from it."""
-        command = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        return "unknown"
-
-    def log(self, step: int, metrics: dict, seeds=None) -> None:
-        """Scalars (S,) of all seeds, or of the seeds with these positions."""
-        for i in range(len(self.seeds)) if seeds is None else seeds:
+    def log(self, step: int, metrics: dict, positions=None) -> None:
+        """Scalars (S,) of all seeds, or of the seeds at these positions."""
+        for i in range(len(self.seeds)) if positions is None else positions:
             values = {name: float(value[i]) for name, value in metrics.items()}
             for name, value in values.items():
                 self.writers[i].add_scalar(name, value, step)
             if self.tracked:
                 self.tracked[i].log(values | {"global_step": step})
 
-    def evaluation(self, step: int, results: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """One row an episode, flushed; the readings after the first have only their return in it."""
-        (name, (returns, lengths)), *others = results.items()
-        for i, seed in enumerate(self.seeds):
-            for e in range(returns.shape[1]):
-                extra = [other[i, e] for _, (other, _) in others]
-                self.rows.writerow([step, seed, e, returns[i, e], lengths[i, e], *extra])
-        self.file.flush()
-        metrics = {f"eval/episodic_return_{other}": value.mean(1) for other, (value, _) in others}
-        self.log(step, metrics | {"eval/episodic_return": returns.mean(1), "eval/episodic_length": lengths.mean(1)})
+    def evaluation(self, step: int, results: dict) -> None:
+        """A row an episode, flushed; readings after the first add the column of their return."""
+        (returns, lengths), *others = results.values()
+        for i, e in np.ndindex(returns.shape):
+            values = [returns[i, e], lengths[i, e], *(other[i, e] for other, _ in others)]
+            print(step, self.seeds[i], e, *values, sep=",", file=self.csv, flush=True)
+        metrics = {"eval/episodic_return": returns.mean(1), "eval/episodic_length": lengths.mean(1)}
+        metrics |= {f"eval/episodic_return_{name}": result[0].mean(1) for name, result in list(results.items())[1:]}
+        self.log(step, metrics)
         self.last = f"{returns.mean():.1f}"
-        self.bar.set_postfix_str(f"evaluation {self.last}", refresh=False)
-        if self.bar.disable:
-            self.line(step)
 
-    def progress(self, step: int) -> None:
-        """Moves the bar; where there is no terminal, a plain line every half minute."""
-        self.bar.update(1)
-        if self.bar.disable and time.monotonic() - self.said > 30:
-            self.line(step)
+    def rate(self, step: int) -> float:
+        """Steps per second since the run began."""
+        return step / (time.monotonic() - self.start)
 
-    def line(self, step: int) -> None:
-        self.said = time.monotonic()
-        rate = step / (self.said - self.start)
-        left = (self.bar.total - step) / rate
-        print(f"step {step}, {rate:.0f} steps/s, {left:.0f} s left, last evaluation {self.last}", flush=True)
+    def progress(self, step: int, line: bool) -> None:
+        """Moves the bar; where there is no terminal, a plain line every half minute and when asked for one."""
+        self.bar.set_postfix_str(f"last evaluation {self.last}", refresh=False)
+        self.bar.update()
+        if self.bar.disable and (line or time.monotonic() - self.said > 30):
+            self.said, left = time.monotonic(), (self.bar.total - step) / self.rate(step)
+            print(
+                f"step {step}, {self.rate(step):.0f} steps/s, {left:.0f} s left, last evaluation {self.last}",
+                flush=True,
+            )
 
     def close(self) -> None:
-        self.bar.close()
-        self.file.close()
-        for writer in (*self.writers, *self.tracked):
-            writer.close() if isinstance(writer, SummaryWriter) else writer.finish()
+        for thing in (self.bar, self.csv, *self.writers):
+            thing.close()
+        for run in self.tracked:
+            run.finish()
 
 
 # ----------------------------------------------------------------------------------------- training
 def train(args: Args, given: set[str] = frozenset()) -> int:
-    """Algorithm 1. Returns the exit code: 0, or 130 after Ctrl-C."""
+    """HPO Algorithm 1. Returns the exit code: 0, or 130 after Ctrl-C."""
     check(args)
     device = torch.device("cuda" if args.cuda else "cpu")
     seeds = range(args.seed, args.seed + args.num_seeds)
     envs = [make_env(args.env_id) for _ in seeds]
-    eval_envs = [[make_env(args.env_id, args.capture_video and e == 0) for e in range(args.eval_episodes)] for _ in seeds]
-    for env, seed in zip(envs, seeds, strict=True):
+    eval_envs = [
+        [make_env(args.env_id, args.capture_video and e == 0) for e in range(args.eval_episodes)] for _ in seeds
+    ]
+    for env, seed in zip(envs, seeds):
         env.action_space.seed(seed)
-    obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+    obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
     obs_dim, act_dim = obs.shape[1], envs[0].action_space.shape[0]
-
-    agent = Agent(args, obs_dim, act_dim, device)
-    draws = Draws(seeds, device)
+    agent, draws = Agent(args, obs_dim, act_dim, device), Draws(seeds, device)
     replay = Replay(args.num_seeds, min(args.buffer_size, args.total_timesteps), obs_dim, act_dim, device)
-    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
-    run, exit_code = Run(args, given, [f"return_{name}" for name in list(agent.readings())[1:]]), 0
+    returns, lengths = np.zeros(args.num_seeds), np.zeros(args.num_seeds, int)
+
+    run, step, exit_code = Run(args, given, list(agent.readings())), 0, 0
+    for row in eval_envs if args.capture_video else ():
+        row[0] = gym.wrappers.RecordVideo(row[0], str(run.folder / "videos"), episode_trigger=lambda _: True)
     try:
         for step in range(1, args.total_timesteps + 1):
             if step <= args.learning_starts:
-                actions = np.stack([env.action_space.sample() for env in envs])
+                actions = np.array([env.action_space.sample() for env in envs])
             else:
                 state = torch.as_tensor(obs, dtype=torch.float32, device=device)
                 actions = agent.act(state[:, None], draws)[:, 0].cpu().numpy()
 
-            results = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-            next_obs, rewards, terminated, truncated = (np.stack(column) for column in list(zip(*results, strict=True))[:4])
+            outcomes = [env.step(action)[:4] for env, action in zip(envs, actions)]
+            next_obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
             replay.add(obs, actions, rewards, next_obs, terminated)  # the true final observation, before any reset
-            returns, lengths, obs = returns + rewards, lengths + 1, next_obs
-            if (over := np.flatnonzero(terminated | truncated)).size:
-                run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, over)
-                returns[over], lengths[over] = 0, 0
-                for i in over:
-                    obs[i] = envs[i].reset()[0]
+            obs, returns, lengths = next_obs, returns + rewards, lengths + 1
+            over = np.flatnonzero(terminated | truncated)
+            run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, over)
+            returns[over], lengths[over] = 0, 0
+            for i in over:
+                obs[i] = envs[i].reset()[0]
 
             if step > args.learning_starts:
                 batch = replay.sample(draws.uniform(args.batch_size))
                 metrics = agent.update(batch, agent.draw(draws, args.batch_size))
                 if step % LOG_EVERY == 0:
-                    run.log(step, metrics)
-            if step % args.eval_frequency == 0:
-                run.evaluation(step, {n: evaluate(p, eval_envs, seeds, step, device) for n, p in agent.readings().items()})
-            run.progress(step)
+                    run.log(step, metrics | {"charts/SPS": [run.rate(step)] * args.num_seeds})
+            if due := step % args.eval_frequency == 0:
+                readings = agent.readings().items()
+                run.evaluation(step, {n: evaluate(n, p, eval_envs, seeds, step, device) for n, p in readings})
+            run.progress(step, due)
     except KeyboardInterrupt:
         exit_code = 130
-    torch.save({"step": step, "args": dataclasses.asdict(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
-    run.close()
+    finally:
+        for env in [*envs, *(env for row in eval_envs for env in row)]:
+            env.close()
+        run.close()
+    torch.save({"step": step, "args": vars(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
     print(f"{'stopped' if exit_code else 'done'} at step {step}: {run.folder}")
     return exit_code
 
