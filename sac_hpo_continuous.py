@@ -171,7 +171,7 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a v5 exists is no news here
-            env = gym.make(env_id, render_mode="rgb_array" if video else None, disable_env_checker=True)
+            env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
             if video:  # find out now whether this machine can render
                 env.reset()
                 env.render()
@@ -488,7 +488,7 @@ def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: i
 
     def reset(seed: int, e: int, env: gym.Env) -> np.ndarray:
         if isinstance(env, gym.wrappers.RecordVideo):
-            env.name_prefix = f"step-{step}-seed-{seed}-{name}"
+            env.name_prefix = f"step-{step}-{name}"
         return env.reset(seed=int(np.random.SeedSequence([seed, step, e]).generate_state(1)[0]))[0]
 
     obs = np.array([[reset(seed, e, env) for e, env in enumerate(row)] for seed, row in zip(seeds, envs)])
@@ -531,7 +531,7 @@ class Run:
         if args.track:
             import wandb
 
-            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": folder}
+            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": folder.resolve()}
             for seed in self.seeds:
                 names = {"group": folder.name, "name": f"{folder.name}__seed-{seed}", "config": values | {"seed": seed}}
                 self.tracked.append(wandb.init(**where, **names, reinit="create_new"))
@@ -604,8 +604,9 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     returns, lengths = np.zeros(args.num_seeds), np.zeros(args.num_seeds, int)
 
     run, step, exit_code = Run(args, given, list(agent.readings())), 0, 0
-    for row in eval_envs if args.capture_video else ():
-        row[0] = gym.wrappers.RecordVideo(row[0], str(run.folder / "videos"), episode_trigger=lambda _: True)
+    for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
+        film = str(run.folder / f"seed-{seed}" / "videos")
+        row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
     try:
         for step in range(1, args.total_timesteps + 1):
             if step <= args.learning_starts:

@@ -1,0 +1,114 @@
+"""Small environments and shared fixtures. Everything runs on one CPU thread and in double precision where it counts."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import sac_continuous
+import sac_hpo_continuous
+
+torch.set_num_threads(1)
+SCRIPTS = {"sac": sac_continuous, "hpo": sac_hpo_continuous}
+
+
+class Drift(gym.Env):
+    """A point in [-1, 1] moved by a/4 and paid -x² before it moves: only bootstrapping tells an action's worth."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1, 1)
+        return self.x.astype(np.float32), {}
+
+    def step(self, action):
+        reward = -float(self.x[0] ** 2)
+        self.x = np.clip(self.x + action / 4, -1, 1)
+        return self.x.astype(np.float32), reward, False, False, {}
+
+
+class Counter(gym.Env):
+    """Observes the number of its step; odd episodes terminate at step 3, even ones are cut at step 5.
+
+    Its action box is [2, 6] × [-1, 3]; it remembers the actions that reach it and draws a picture.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gym.spaces.Box(np.array([2, -1], np.float32), np.array([6, 3], np.float32))
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.episode, self.actions = render_mode, 0, []
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.count = self.episode + 1, 0
+        return np.array([0.0, self.episode]), {}
+
+    def step(self, action):
+        self.count += 1
+        self.actions.append(np.array(action))
+        terminated = self.episode % 2 == 1 and self.count == 3
+        return np.array([self.count, self.episode], float), 1.0, terminated, self.count == 5, {}
+
+    def render(self):
+        return np.full((32, 32, 3), 10 * self.count, np.uint8)
+
+
+class Unbounded(Counter):
+    action_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+class Image(Counter):
+    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class Mapping(Counter):
+    observation_space = gym.spaces.Dict({"x": gym.spaces.Box(-1, 1, (2,), np.float32)})
+
+
+for name, cls in (("Counter", Counter), ("Unbounded", Unbounded), ("Image", Image), ("Mapping", Mapping)):
+    gym.register(f"{name}-v0", cls)
+gym.register("Drift-v0", Drift, max_episode_steps=20)
+
+
+@pytest.fixture(params=SCRIPTS.values(), ids=SCRIPTS)
+def script(request):
+    """Each of the two scripts in turn."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def quick(script, **flags):
+    """Arguments of a run of a second or two."""
+    small = {"env_id": "Drift-v0", "total_timesteps": 120, "learning_starts": 40, "batch_size": 16, "cuda": False}
+    return script.Args(**(small | {"eval_frequency": 60, "eval_episodes": 2} | flags))
+
+
+def agent_of(script, obs_dim=11, act_dim=3, double=True, **flags):
+    """An agent on the CPU; in double precision its float32 log_alpha is set again, exactly."""
+    args = script.Args(cuda=False, **flags)
+    agent = script.Agent(args, obs_dim, act_dim, torch.device("cpu"))
+    if double:
+        agent.double()
+        agent.log_alpha.data.fill_(np.log(args.alpha))
+    return agent
+
+
+def normals(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+
+
+def batch_of(seeds, batch, obs_dim=11, act_dim=3, seed=0):
+    """A batch of made-up transitions in double precision: s, a, r, s', terminated."""
+    actions = normals(seeds, batch, act_dim, seed=seed + 1).tanh()
+    terminated = (normals(seeds, batch, seed=seed + 4) > 1).double()
+    rewards = normals(seeds, batch, seed=seed + 2)
+    obs, next_obs = normals(seeds, batch, obs_dim, seed=seed), normals(seeds, batch, obs_dim, seed=seed + 3)
+    return obs, actions, rewards, next_obs, terminated

@@ -1,0 +1,331 @@
+"""Hamiltonian dynamics: HPO eqs. (13), (16), (17) and the gradients that flow through them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import agent_of, normals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sac_hpo_continuous as hpo
+
+
+def force_of(agent, obs):
+    """The force of HPO eq. (16) on the agent's critics, as `evolve` builds it."""
+    share = agent.critic.share(obs).detach()
+    return lambda a: agent.force(obs, a, -F.normalize(hpo.action_gradient(agent.critic, share, a), dim=-1))
+
+
+def backwards(force, actions, momentum, step_size, stds):
+    """The inverse of `leapfrog`: each operation undone in the opposite order."""
+    for k in range(len(stds) - 1, 0, -1):
+        momentum = momentum * (stds[k - 1] / stds[k])
+        momentum = momentum + step_size / 2 * force(actions)
+        actions = actions - step_size * momentum
+        momentum = momentum + step_size / 2 * force(actions)
+    return actions, momentum
+
+
+def min_q(agent, obs):
+    return lambda a: agent.critic(agent.critic.share(obs), a).amin(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.integers(1, 6), std=st.floats(0.05, 3), step_size=st.floats(0.01, 0.5), seed=st.integers(0, 10**6))
+def test_reversible(steps, std, step_size, seed):
+    agent, obs = agent_of(hpo, seed=seed), normals(1, 8, 11, seed=seed)
+    a0, rho0 = normals(1, 8, 3, seed=seed + 1).tanh(), std * normals(1, 8, 3, seed=seed + 2)
+    stds = hpo.momentum_stds(std, steps)
+    with torch.no_grad():
+        forward = hpo.leapfrog(force_of(agent, obs), a0, rho0, step_size, stds)
+        a, rho = backwards(force_of(agent, obs), *forward, step_size, stds)
+    assert (forward[0] - a0).abs().max() > 1e-5  # it went somewhere
+    assert torch.allclose(a, a0, rtol=0, atol=1e-12) and torch.allclose(rho, rho0, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize(("std", "steps"), [(0.1, 2), (1.0, 3), (1.5, 3), (0.3, 4)])
+def test_jacobian_determinant(std, steps, smooth):
+    """(β_{k-1}/β_k)^(d/2) for each step and β0^(d/2) for all of them, before the clamp."""
+    agent, obs, d = agent_of(hpo), normals(1, 1, 11), 3
+    weight = normals(d, d, seed=5)
+    force = (lambda a: torch.sin(a @ weight)) if smooth else force_of(agent, obs)
+    start = torch.cat([normals(d, seed=6).tanh(), std * normals(d, seed=7)])
+
+    def mapping(stds):
+        def run(x):
+            return torch.cat(hpo.leapfrog(force, x[None, None, :d], x[None, None, d:], 0.2, stds), dim=-1)[0, 0]
+
+        return run
+
+    stds = hpo.momentum_stds(std, steps)
+    x = start
+    for k in range(1, steps + 1):
+        step = mapping(stds[k - 1 : k + 1])
+        determinant = torch.autograd.functional.jacobian(step, x).det()
+        assert determinant.item() == pytest.approx((stds[k] / stds[k - 1]) ** d, rel=1e-9)
+        x = step(x).detach()
+    jacobian = torch.autograd.functional.jacobian(mapping(stds), start)
+    assert jacobian.det().item() == pytest.approx((1 / std) ** d, rel=1e-9)
+    assert torch.allclose(mapping(stds)(start), x)
+    assert (jacobian[d:, :d].abs() > 1e-6).any()  # the force depends on a, so this was no trivial shear
+
+
+def test_energy_error_is_second_order():
+    """Quadratic potential, β0 = 1, force ∇U unnormalised: halving ε quarters the energy error at a fixed time."""
+
+    def error(n):
+        a, rho = hpo.leapfrog(
+            lambda a: a, torch.tensor([0.7]).double(), torch.tensor([-0.4]).double(), 1.3 / n, [1.0] * (n + 1)
+        )
+        return abs((a**2 + rho**2).item() / 2 - (0.7**2 + 0.4**2) / 2)
+
+    for n in (8, 16, 32):
+        assert error(n) / error(2 * n) == pytest.approx(4, rel=0.05)
+
+
+def test_momentum_schedule():
+    """HPO eq. (17), by hand for K = 2 and the value β_K = 1 for all K and β0 (D3: β0 may exceed 1)."""
+    assert hpo.momentum_stds(0.1, 2) == pytest.approx([0.1, 0.325, 1.0])
+    assert hpo.momentum_stds(1.5, 3) == pytest.approx([1.5, 1.5 - 0.5 / 9, 1.5 - 2 / 9, 1.0])
+    for std in (0.1, 1.0, 1.5):
+        for steps in range(1, 8):
+            assert hpo.momentum_stds(std, steps)[-1] == pytest.approx(1)
+    a, rho = hpo.leapfrog(torch.zeros_like, torch.zeros(2), torch.tensor([0.1, -0.2]), 0.5, hpo.momentum_stds(0.1, 2))
+    assert torch.allclose(rho, torch.tensor([1.0, -2.0]))  # without a force the momentum only grows by 1/0.1
+    assert torch.allclose(a, 0.5 * (1 + 3.25) * torch.tensor([0.1, -0.2]))
+
+
+@pytest.fixture
+def one_dimensional(monkeypatch):
+    """A small agent with one action dimension and networks steep enough to bend the density."""
+    monkeypatch.setattr(hpo, "HIDDEN", 16)
+    agent = agent_of(hpo, obs_dim=2, act_dim=1, momentum_std_train=0.4, step_size=0.3, leapfrog_steps=3)
+    for parameter in [*agent.critic.parameters(), *agent.force.parameters()]:
+        parameter.data *= 2
+    obs = torch.tensor([[[0.3, -0.8]]]).double()
+    mean, log_std = (x.detach() for x in agent.policy(obs))
+    base = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(mean, log_std.exp()), [torch.distributions.transforms.TanhTransform()]
+    )
+    return agent, obs, base
+
+
+def test_joint_density(one_dimensional):
+    """Eq. (13) integrates to 1 over (a_K, ρ_K), and its marginal is the histogram of samples of a_K."""
+    agent, obs, base = one_dimensional
+    std, stds, step = 0.4, hpo.momentum_stds(0.4, 3), agent.args.step_size
+
+    def density(a_k, rho_k):
+        o = obs.expand(1, a_k.shape[1], 2)
+        with torch.no_grad():
+            a0, rho0 = backwards(force_of(agent, o), a_k, rho_k, step, stds)
+        inside = (a0.abs() < 1).all(-1)
+        log_prob = base.log_prob(a0.clamp(-1 + 1e-12, 1 - 1e-12)).sum(-1)
+        return torch.where(inside, hpo.joint_log_prob(log_prob, rho0, std).exp(), 0.0)[0]
+
+    n = 500
+    a_axis, rho_axis = torch.linspace(-4, 4, n).double(), torch.linspace(-7, 7, n).double()
+    cell = (a_axis[1] - a_axis[0]) * (rho_axis[1] - rho_axis[0])
+    grid = torch.cartesian_prod(a_axis, rho_axis)
+    q = torch.cat([density(part[None, :, :1], part[None, :, 1:]) for part in grid.split(50_000)]).view(n, n)
+    assert (q.sum() * cell).item() == pytest.approx(1, abs=5e-3)
+
+    m, generator = 100_000, torch.Generator().manual_seed(1)
+    o, noise = obs.expand(1, m, 2), torch.randn(1, m, 2, generator=generator, dtype=torch.double)
+    with torch.no_grad():
+        a0, _ = agent.policy.sample(o, noise[..., :1])
+        a_k, _ = agent.evolve(agent.critic, agent.critic.share(o), o, a0, std * noise[..., 1:], std, last=True)
+    width = float(a_axis[1] - a_axis[0])
+    edges = np.arange(-4 - width / 2, 4 + width, 10 * width)
+    counts, _ = np.histogram(a_k.flatten().numpy(), edges)
+    marginal = (q.sum(1) * cell).numpy()[: 10 * len(counts)].reshape(-1, 10).sum(1)
+    assert a_k.std() > 0.3 and abs(counts / m - marginal).sum() < 0.02
+
+
+def test_closed_form_gradient_is_autograds():
+    agent, obs, a = agent_of(hpo, num_seeds=3), normals(3, 50, 11), normals(3, 50, 3, seed=1).requires_grad_()
+    expected = torch.autograd.grad(min_q(agent, obs)(a).sum(), a)[0]
+    gradient = hpo.action_gradient(agent.critic, agent.critic.share(obs), a)
+    assert expected.abs().max() > 1e-3 and torch.allclose(gradient, expected, rtol=1e-10, atol=1e-14)
+    q = agent.critic(agent.critic.share(obs), a)
+    assert 0 < (q[:, 0] < q[:, 1]).double().mean() < 1  # both critics were the smaller one somewhere (D7)
+
+
+def test_zero_gradient_gives_no_force_direction():
+    agent, obs = agent_of(hpo), normals(1, 4, 11)
+    agent.critic.action.weight.data.zero_()
+    seen = []
+    agent.force.register_forward_hook(lambda _, inputs, out: seen.append(inputs[2]))
+    agent.evolve(agent.critic, agent.critic.share(obs), obs, normals(1, 4, 3), normals(1, 4, 3), 0.1)
+    assert all((g == 0).all() for g in seen) and len(seen) == 2
+
+
+def policy_gradient(agent, q, obs, noise, hold):
+    """∇_{θ,h} of minus HPO eq. (15) without its last term, written out from the paper; g from autograd."""
+    args, beta = agent.args, []
+    std = args.momentum_std_train
+    for k in range(args.leapfrog_steps + 1):  # eq. (17)
+        beta.append(((1 - std) * k**2 / args.leapfrog_steps**2 + std) ** -2)
+
+    def force(a):
+        b = a.detach().requires_grad_() if hold else a
+        gradient = torch.autograd.grad((-q(b) / args.alpha).sum(), b, create_graph=not hold)[0]
+        g = gradient / gradient.norm(dim=-1, keepdim=True)
+        out = [torch.cat([obs, a, g], dim=-1)] * 2
+        for i in range(2):
+            w, b1, v, b2 = (p[:, i] for p in agent.force.parameters())
+            out[i] = F.elu(out[i] @ w + b1) @ v + b2
+        gate = out[1].sigmoid()
+        return gate * g + (1 - gate) * out[0].tanh()
+
+    a, log_prob = agent.policy.sample(obs, noise[1])
+    rho = std * noise[2]
+    for k in range(1, args.leapfrog_steps + 1):  # eq. (16), both halves
+        rho = rho - args.step_size / 2 * force(a)
+        a = a + args.step_size * rho
+        rho = (rho - args.step_size / 2 * force(a)) * math.sqrt(beta[k - 1] / beta[k])
+    loss = (args.alpha * log_prob - q(a.clamp(-1, 1))).mean(-1).sum()
+    return torch.autograd.grad(loss, agent.actor_parameters)
+
+
+def distance(left, right):
+    return max((x - y).abs().max().item() / y.abs().max().item() for x, y in zip(left, right))
+
+
+def test_policy_gradient_equals_double_backward():
+    """On ReLU critics holding g constant changes nothing; on smooth ones it does (the negative control)."""
+    agent, obs = agent_of(hpo, num_seeds=2, leapfrog_steps=3, step_size=0.3), normals(2, 64, 11)
+    noise = normals(3, 2, 64, 3, seed=9)
+    ours = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.actor_parameters)
+    double = policy_gradient(agent, min_q(agent, obs), obs, noise, hold=False)
+    assert distance(ours, double) < 1e-9
+    assert distance(policy_gradient(agent, min_q(agent, obs), obs, noise, hold=True), double) < 1e-9
+
+    weight = normals(2, 3, 8, seed=3)
+
+    def smooth(a):
+        return torch.sin(a @ weight).sum(-1)
+
+    held = policy_gradient(agent, smooth, obs, noise, hold=True)
+    assert distance(held, policy_gradient(agent, smooth, obs, noise, hold=False)) > 1e-2
+
+
+def test_momentum_term():
+    """D4: the flag adds αβ0/2 ρ_Kᵀρ_K, HPO eq. (15)."""
+    obs, noise = normals(1, 16, 11), normals(3, 1, 16, 3, seed=4)
+    plain, term = agent_of(hpo), agent_of(hpo, momentum_term=True)
+    a0, _ = term.policy.sample(obs, noise[1])
+    _, rho = term.evolve(term.critic, term.critic.share(obs), obs, a0, 0.1 * noise[2], 0.1, last=True)
+    extra = 0.2 / 0.1**2 / 2 * (rho**2).sum(-1).mean(-1)
+    assert torch.allclose(term.policy_loss(obs, noise)[0], plain.policy_loss(obs, noise)[0] + extra)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_number_of_gradient_evaluations(monkeypatch, steps):
+    """K for K steps, not 2K; K + 1 with the ρ_K term."""
+    calls, original = [], hpo.action_gradient
+    monkeypatch.setattr(hpo, "action_gradient", lambda *a: calls.append(1) or original(*a))
+    obs, noise = normals(1, 8, 11), normals(4, 1, 8, 3)
+    batch = (obs, noise[0], noise[0, ..., 0], obs, noise[0, ..., 0])
+    draws = hpo.Draws(range(1, 2), torch.device("cpu"))
+
+    def count(act):
+        calls.clear()
+        act()
+        return len(calls)
+
+    agent = agent_of(hpo, leapfrog_steps=steps)
+    assert count(lambda: agent.policy_loss(obs, noise)) == steps
+    assert count(lambda: agent.critic_loss(*batch, noise)) == 0  # D8: the base policy's sample by default
+    assert count(lambda: agent.evolved_mean(obs)) == steps
+    agent.float()
+    assert count(lambda: agent.act(obs[:, :1].float(), draws)) == steps
+    agent = agent_of(hpo, leapfrog_steps=steps, momentum_term=True, evolve_target=True)
+    assert count(lambda: agent.policy_loss(obs, noise)) == steps + (steps > 0)
+    assert count(lambda: agent.critic_loss(*batch, noise)) == steps
+
+
+def test_evolved_target():
+    """D8: with the flag the target's next action follows the target critics from the training momentum."""
+    agent = agent_of(hpo, evolve_target=True)
+    for parameter in agent.target.parameters():
+        parameter.data += 0.1 * normals(*parameter.shape, seed=2)
+    noise, obs, rewards = normals(4, 1, 8, 3), normals(1, 8, 11), normals(1, 8)
+    loss, _ = agent.critic_loss(obs, noise[3].tanh(), rewards, obs + 1, torch.zeros(1, 8), noise)
+    a0, log_prob = agent.policy.sample(obs + 1, noise[0])
+    share = agent.target.share(obs + 1)
+    a, _ = agent.evolve(agent.target, share, obs + 1, a0, 0.1 * noise[3], 0.1)
+    y = rewards + 0.99 * (agent.target(share, a.clamp(-1, 1)).amin(1) - 0.2 * log_prob)
+    q = agent.critic(agent.critic.share(obs), noise[3].tanh())
+    assert torch.allclose(loss, ((q - y[:, None]) ** 2).mean(-1))
+
+
+def test_readings_of_evaluation():
+    """D9: noise off is ρ_0 = 0 from tanh(mean) on the training schedule; the base mean stands beside it."""
+    agent, obs = agent_of(hpo), normals(1, 5, 11)
+    base = agent.policy(obs)[0].tanh()
+    with torch.no_grad():
+        force = force_of(agent, obs)
+        rho = -0.15 / 2 * force(base)
+        a = base + 0.15 * rho
+        rho = (rho - 0.15 / 2 * force(a)) * 0.325 / 0.1
+        a = a + 0.15 * (rho - 0.15 / 2 * force(a))
+    readings = agent.readings()
+    assert list(readings) == ["leapfrog", "base"]
+    assert torch.allclose(readings["leapfrog"](obs), a.clamp(-1, 1)) and torch.allclose(readings["base"](obs), base)
+    assert list(agent_of(hpo, eval_base=True).readings()) == ["base", "leapfrog"]
+
+
+def test_exploration_is_clamped_and_wider_than_training():
+    """D6: what leaves the agent lies in the box. D14: the flags are standard deviations of ρ_0."""
+    agent, seen = agent_of(hpo, double=False, num_seeds=2), []
+    agent.force.register_forward_hook(lambda *_: seen.append(1))
+    original = agent.evolve
+    agent.evolve = lambda *a, **k: (seen.append((a[4], a[5])), original(*a, **k))[1]
+    draws = hpo.Draws(range(1, 3), torch.device("cpu"))
+    actions = torch.cat([agent.act(normals(2, 1, 11, seed=i).float(), draws) for i in range(300)], dim=1)
+    momenta = torch.cat([m[0] for m in seen if isinstance(m, tuple)], dim=1)
+    assert actions.abs().max() == 1 and momenta.std().item() == pytest.approx(1.5, rel=0.05)
+    loss_momenta = []
+    agent.evolve = lambda *a, **k: (loss_momenta.append(a[4]), original(*a, **k))[1]
+    agent.policy_loss(normals(2, 500, 11).float(), agent.draw(draws, 500))
+    assert loss_momenta[0].std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_clamped_coordinates_get_no_gradient():
+    """D6: Q's gradient stops at the box."""
+    agent, obs, noise = agent_of(hpo, momentum_std_train=50.0, alpha=1e-9), normals(1, 64, 11), normals(3, 1, 64, 3)
+    loss, _, metrics = agent.policy_loss(obs, noise.sign() * 1.0)
+    assert metrics["charts/clamped_fraction"] == 1  # a momentum of ±50 throws everything out
+    assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.actor_parameters)) < 1e-6
+
+
+def test_state_in_force_is_optional():
+    """D10: without the state the force reads 2 d inputs and cannot tell states apart."""
+    a, g = normals(1, 4, 3), normals(1, 4, 3, seed=1)
+    for flag in (True, False):
+        force = agent_of(hpo, leapfrog_state=flag).force
+        same = torch.equal(force(normals(1, 4, 11), a, g), force(normals(1, 4, 11, seed=2), a, g))
+        assert same is not flag and force.hidden.weight.shape[-2] == (17 if flag else 6)
+
+
+def test_gate_mixes_explicit_and_implicit_gradient():
+    """D1: σ g + (1 - σ) T with T in (-1, 1) by tanh and σ in (0, 1) by the sigmoid, elementwise."""
+    agent, obs, a, g = (
+        agent_of(hpo),
+        normals(1, 64, 11),
+        normals(1, 64, 3),
+        F.normalize(normals(1, 64, 3, seed=1), dim=-1),
+    )
+    agent.force.out.weight.data.zero_()
+    for bias, expected in (
+        ((9.0, 0.0), 0.5 * g + 0.5),
+        ((-9.0, 40.0), g),
+        ((0.4, -40.0), torch.full_like(g, math.tanh(0.4))),
+    ):
+        agent.force.out.bias.data[0, 0], agent.force.out.bias.data[0, 1] = bias
+        assert torch.allclose(agent.force(obs, a, g), expected, atol=1e-6)

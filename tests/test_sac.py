@@ -1,0 +1,233 @@
+"""The SAC part of both scripts: densities, losses, temperature, targets, seeds, replay."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SCRIPTS, agent_of, batch_of, normals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sac_continuous as sac
+import sac_hpo_continuous as hpo
+
+CPU = torch.device("cpu")
+
+
+def mlp(x, *layers):
+    """A plain two-dimensional multi-layer perceptron: ReLU between the (weight, bias) pairs."""
+    for i, (weight, bias) in enumerate(layers):
+        x = (x.relu() if i else x) @ weight + bias
+    return x
+
+
+def plain_critic(critic, seed, i, obs, actions):
+    """Q_i of one seed from its own weights alone, (B,)."""
+    first = torch.cat([critic.state.weight[seed, i], critic.action.weight[seed, i]])
+    layers = [(first, critic.state.bias[seed, i])]
+    layers += [(layer.weight[seed, i], layer.bias[seed, i]) for layer in (critic.hidden, critic.out)]
+    return mlp(torch.cat([obs, actions], dim=-1), *layers)[:, 0]
+
+
+def plain_policy(policy, seed, obs):
+    """The distribution of one seed's actions, built by torch.distributions."""
+    out = mlp(obs, *((layer.weight[seed], layer.bias[seed]) for layer in (*policy.hidden, policy.out)))
+    mean, log_std = out.chunk(2, dim=-1)
+    log_std = -5 + 0.5 * 7 * (1 + log_std.tanh())
+    squash = torch.distributions.transforms.TanhTransform(cache_size=1)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    return (
+        mean,
+        log_std,
+        torch.distributions.Independent(torch.distributions.TransformedDistribution(normal, squash), 1),
+    )
+
+
+def test_log_probability(script):
+    """Against torch.distributions, at moderate actions and far into the tails, where tanh saturates."""
+    agent, obs = agent_of(script, num_seeds=2), normals(2, 40, 11)
+    for scale, tolerance in ((1.0, 1e-10), (3.0, 1e-6)):
+        noise = scale * normals(2, 40, 3, seed=1)
+        actions, log_prob = agent.policy.sample(obs, noise)
+        for seed in range(2):
+            mean, log_std, distribution = plain_policy(agent.policy, seed, obs[seed])
+            u = mean + log_std.exp() * noise[seed]
+            assert torch.allclose(actions[seed], u.tanh())
+            assert torch.allclose(distribution.log_prob(u.tanh()), log_prob[seed], atol=tolerance)
+    agent.policy.out.bias.data[:] = 40.0  # tanh rounds to 1, its log-density must not
+    _, log_prob = agent.policy.sample(obs, normals(2, 40, 3))
+    assert torch.isfinite(log_prob).all()
+
+
+def test_log_std_range(script):
+    """D12: the log standard deviation lies in [-5, 2] and reaches both ends."""
+    agent, obs = agent_of(script), normals(1, 4, 11)
+    for bias, end in ((-50.0, -5.0), (50.0, 2.0)):
+        agent.policy.out.bias.data[..., 3:] = bias
+        assert torch.allclose(agent.policy(obs)[1], torch.full((1, 4, 3), end).double())
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_sac_losses(layers):
+    """Critic, policy and temperature losses against a re-computation seed by seed with plain matrices."""
+    agent = agent_of(sac, num_seeds=2, policy_layers=layers, autotune=True, alpha=0.3)
+    for parameter in agent.target.parameters():
+        parameter.data += 0.05 * normals(*parameter.shape, seed=8)
+    batch, noise = batch_of(2, 32), normals(2, 2, 32, 3, seed=6)
+    obs, actions, rewards, next_obs, terminated = batch
+    q_loss, q_values = agent.critic_loss(*batch, noise)
+    loss, log_prob, _ = agent.policy_loss(obs, noise)
+    for s in range(2):
+        mean, log_std, distribution = plain_policy(agent.policy, s, next_obs[s])
+        a = (mean + log_std.exp() * noise[0, s]).tanh()
+        q1, q2 = (plain_critic(agent.target, s, i, next_obs[s], a) for i in range(2))
+        y = rewards[s] + 0.99 * (1 - terminated[s]) * (torch.minimum(q1, q2) - 0.3 * distribution.log_prob(a))
+        for i in range(2):
+            q = plain_critic(agent.critic, s, i, obs[s], actions[s])
+            assert q_loss[s, i].item() == pytest.approx(F.mse_loss(q, y).item(), rel=1e-9)
+            assert q_values[s, i].item() == pytest.approx(q.mean().item())
+        mean, log_std, distribution = plain_policy(agent.policy, s, obs[s])
+        a = (mean + log_std.exp() * noise[1, s]).tanh()
+        q1, q2 = (plain_critic(agent.critic, s, i, obs[s], a) for i in range(2))
+        expected = (0.3 * distribution.log_prob(a) - torch.minimum(q1, q2)).mean()
+        assert loss[s].item() == pytest.approx(expected.item(), rel=1e-9)
+        assert torch.allclose(log_prob[s], distribution.log_prob(a))
+
+
+def test_update_is_adam_on_each_loss(script):
+    """Critics first, then the policy on the new critics, the temperature, and the targets last."""
+    agent = agent_of(script, num_seeds=2, autotune=True)
+    batch, noise = batch_of(2, 32), normals(3, 2, 32, 3, seed=6)
+    before = {name: value.clone() for name, value in agent.state_dict().items()}
+    q_loss, _ = agent.critic_loss(*batch, noise)
+    critic = list(agent.critic.parameters())
+    gradients = torch.autograd.grad(q_loss.sum(), critic)
+    metrics = agent.update(batch, noise)
+    for (name, new), gradient in zip(agent.critic.named_parameters(), gradients):
+        # the first step of Adam is the learning rate against the gradient's sign, but for its epsilon
+        expected = before[f"critic.{name}"] - 3e-4 * gradient / (gradient.abs() + 1e-8)
+        assert torch.allclose(new, expected, rtol=1e-6, atol=1e-10)
+        old_target = before[f"target.{name}"]
+        assert torch.allclose(dict(agent.target.named_parameters())[name], old_target + 0.005 * (new - old_target))
+    entropy_gap = -metrics["losses/entropy"] - 3  # E[log π] minus the target -H̄ = d
+    assert torch.allclose(metrics["losses/alpha_loss"], -(0.2 * entropy_gap))
+    moved = agent.log_alpha.data[:, 0] - math.log(0.2)
+    assert torch.allclose(moved, 3e-4 * torch.sign(entropy_gap), rtol=1e-3)
+    with torch.no_grad():  # the policy saw the new critics
+        again = agent_of(script, num_seeds=2)
+        old = {k: v for k, v in before.items() if not k.startswith("critic")}
+        again.load_state_dict(old | {f"critic.{k}": v for k, v in agent.critic.state_dict().items()})
+        assert torch.allclose(again.policy_loss(batch[0], noise)[0], metrics["losses/actor_loss"])
+
+
+def test_policy_update_leaves_critics_alone(script):
+    agent = agent_of(script)
+    agent.critic_loss(*batch_of(1, 8), normals(3, 1, 8, 3))[0].sum().backward()
+    gradients = [p.grad.clone() for p in agent.critic.parameters()]
+    agent.policy_loss(normals(1, 8, 11), normals(3, 1, 8, 3))[0].sum().backward(inputs=agent.actor_parameters)
+    assert all(torch.equal(p.grad, g) for p, g in zip(agent.critic.parameters(), gradients))
+
+
+def test_fixed_temperature_stays(script):
+    agent = agent_of(script)
+    agent.update(batch_of(1, 8), normals(3, 1, 8, 3))
+    assert agent.log_alpha.item() == math.log(0.2)
+
+
+def test_seeds_have_no_gradient_in_each_other(script):
+    """The loss of one seed has zero gradient in every other seed's parameters, and some in its own."""
+    agent = agent_of(script, num_seeds=3, autotune=True)
+    batch, noise = batch_of(3, 16), normals(3, 3, 16, 3, seed=6)
+    q_loss, _ = agent.critic_loss(*batch, noise)
+    policy_loss, _, _ = agent.policy_loss(batch[0], noise)
+    for losses, parameters in ((q_loss.sum(1), list(agent.critic.parameters())), (policy_loss, agent.actor_parameters)):
+        for seed in range(3):
+            gradients = torch.autograd.grad(losses[seed], parameters, retain_graph=True)
+            for gradient in gradients:
+                others = [s for s in range(3) if s != seed]
+                assert gradient[seed].abs().sum() > 0 and (gradient[others] == 0).all()
+
+
+def test_a_seed_learns_the_same_in_any_company(script):
+    """Seed 2 of seeds 1 to 3, updated together, equals seed 2 alone: weights, draws and updates."""
+    many, alone = (agent_of(script, double=False, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
+    draws = script.Draws(range(1, 4), CPU), script.Draws(range(2, 3), CPU)
+    batch = [x.float() for x in batch_of(3, 32)]
+    for _ in range(3):
+        many.update(batch, many.draw(draws[0], 32))
+        alone.update([x[1:2] for x in batch], alone.draw(draws[1], 32))
+    obs = batch[0][:, :1]
+    assert torch.allclose(many.act(obs, draws[0])[1:2], alone.act(obs[1:2], draws[1]), atol=1e-6)
+    for (name, left), right in zip(many.named_parameters(), alone.parameters()):
+        assert torch.allclose(left[1:2], right, rtol=1e-5, atol=1e-6), name
+        assert left.numel() == 3 or not torch.allclose(left[0], left[1])
+
+
+@pytest.mark.parametrize("autotune", [False, True])
+def test_no_leapfrog_steps_is_sac_to_the_bit(autotune):
+    """K = 0 with SAC's policy layers: the same weights, actions and losses from the same draws."""
+    flags = {"double": False, "num_seeds": 2, "autotune": autotune}
+    left, right = agent_of(sac, **flags), agent_of(hpo, leapfrog_steps=0, **flags)
+    draws = sac.Draws(range(1, 3), CPU), hpo.Draws(range(1, 3), CPU)
+    for i in range(5):
+        batch, obs = [x.float() for x in batch_of(2, 64, seed=10 * i)], normals(2, 1, 11, seed=i).float()
+        a = left.update(batch, left.draw(draws[0], 64))
+        b = right.update(batch, right.draw(draws[1], 64))
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert torch.equal(left.act(obs, draws[0]), right.act(obs, draws[1]))
+        assert torch.equal(left.readings()["base"](obs), right.readings()["leapfrog"](obs))
+    theirs = right.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in left.state_dict().items())
+
+
+def test_initial_weights(script):
+    """Uniform on ±1/√fan_in, as nn.Linear's, where the split first layer of the critics counts as one."""
+    agent = agent_of(script, obs_dim=40, act_dim=10)
+    for layer, fan_in in (
+        (agent.critic.state, 50),
+        (agent.critic.action, 50),
+        (agent.critic.hidden, 256),
+        (agent.policy.out, 256),
+    ):
+        bound, weight = 1 / math.sqrt(fan_in), layer.weight
+        assert bound * 0.98 < weight.max() <= bound and weight.std().item() == pytest.approx(
+            bound / math.sqrt(3), rel=0.05
+        )
+        assert layer.bias is None or layer.bias.abs().max() <= bound
+    assert all(torch.equal(p, q) for p, q in zip(agent.critic.parameters(), agent.target.parameters()))
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+@settings(max_examples=30, deadline=None)
+@given(capacity=st.integers(1, 12), added=st.integers(1, 30), seeds=st.integers(1, 3), draw=st.integers(0, 10**6))
+def test_replay(script, capacity, added, seeds, draw):
+    """Only the newest `capacity` rows are drawn, each whole and of its own seed, and every one can be."""
+    replay = script.Replay(seeds, capacity, 2, 1, CPU)
+    replay.rows.fill_(math.nan)
+    for i in range(added):
+        mark = 100 * np.arange(seeds)[:, None] + i
+        replay.add(mark + [[0.1, 0.2]], mark + 0.3, mark[:, 0] + 0.4, mark + [[0.5, 0.6]], np.full(seeds, i % 2 == 0))
+    uniform = torch.rand(seeds, 400, generator=torch.Generator().manual_seed(draw), dtype=torch.double)
+    uniform[:, 0], uniform[:, 1] = 0.0, 1 - 2**-53
+    obs, actions, rewards, next_obs, terminated = replay.sample(uniform)
+    i = (rewards - 0.4).round() - 100 * torch.arange(seeds)[:, None]
+    assert set(i[0].int().tolist()) <= set(range(max(0, added - capacity), added))
+    assert len(set(i[0].int().tolist())) == min(added, capacity)
+    row = torch.cat([obs, actions, rewards[..., None], next_obs], dim=-1)
+    mark = (i + 100 * torch.arange(seeds)[:, None])[..., None]
+    assert torch.allclose(row, mark + torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), atol=1e-4)
+    assert torch.equal(terminated, (i % 2 == 0).float())
+
+
+def test_draws(script):
+    """Each seed has a stream of its own, unlike the one that made its weights; uniforms lie in [0, 1)."""
+    draws, again = script.Draws(range(3, 6), CPU), script.Draws(range(4, 5), CPU)
+    normal, uniform = draws.normal(5000), draws.uniform(5000)
+    assert torch.equal(normal[1:2], again.normal(5000)) and torch.equal(uniform[1:2], again.uniform(5000))
+    assert normal.mean().abs() < 0.05 and abs(normal.std() - 1) < 0.05
+    assert 0 <= uniform.min() < 0.01 and 0.99 < uniform.max() < 1 and uniform.dtype == torch.double
+    assert torch.corrcoef(normal).fill_diagonal_(0).abs().max() < 0.1
+    weights = torch.randn(5000, generator=torch.Generator().manual_seed(4))
+    assert abs(np.corrcoef(weights, normal[1])[0, 1]) < 0.1
