@@ -1,0 +1,67 @@
+"""Gathers finished runs of one script on one environment into one CSV file under results/.
+
+    python analysis/collect.py runs/Hopper-v4__sac_hpo_continuous__1__1795222647 [more run folders ...]
+
+The file is the runs' evaluations.csv below comment lines that name the command, commit and machine of each. Runs
+may hold different seeds of the same arguments; seeds are refused twice, and different arguments too.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video")
+PACKAGES = ("torch", "numpy", "gymnasium", "mujoco")
+
+
+def fail(message: str):
+    print(f"collect: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def command(config: dict) -> str:
+    """The command line that gives these arguments."""
+    words = ["python", f"{config['script']}.py"]
+    for name, value in config["args"].items():
+        if config["source"][name] == "command line":
+            flag = name.replace("_", "-")
+            words += (
+                [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+            )
+    return " ".join(words)
+
+
+def collect(folders: list[Path]) -> tuple[str, str]:
+    """The name and the text of the results file."""
+    head, rows, columns, kinds, seeds = [], [], set(), set(), set()
+    for folder in folders:
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            with (folder / "evaluations.csv").open() as file:
+                table = list(csv.reader(file))
+        except OSError as error:
+            fail(f"{folder} is no run folder: {error}")
+        args = config["args"]
+        kinds.add(json.dumps([config["script"], {name: args[name] for name in args if name not in PLACE}]))
+        own = set(range(args["seed"], args["seed"] + args["num_seeds"]))
+        if len(kinds) > 1 or own & seeds:
+            fail(f"{folder} differs from the other runs in its arguments, or repeats a seed: collect it by itself")
+        seeds |= own
+        columns.add(",".join(table[0]))
+        rows += table[1:]
+        versions = ", ".join(f"{name} {config['packages'][name]}" for name in PACKAGES)
+        head += [f"# {command(config)}", f"#   commit {config['commit']}; {config['device']}",
+                 f"#   python {config['python']}, {versions}"]  # fmt: skip
+    rows.sort(key=lambda row: [int(cell) for cell in row[:3]])
+    name = f"{args['env_id'].replace('/', '_')}__{config['script']}.csv"
+    return name, "\n".join([*head, *columns, *(",".join(row) for row in rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        fail("name at least one run folder")
+    name, text = collect([Path(folder) for folder in sys.argv[1:]])
+    path = Path(__file__).parent.parent / "results" / name
+    path.write_text(text)
+    print(f"{path.name}: {text.count(chr(10))} lines")

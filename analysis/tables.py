@@ -1,0 +1,96 @@
+"""Tables of results/: best and final returns, the difference to SAC with an interval, and the readings of D9.
+
+    python analysis/tables.py results/Hopper-v4__*.csv
+
+A return is the mean of an evaluation's episodes. "Best" follows HPO (D16): for each seed the best of its evaluations,
+then mean ± sample standard deviation over seeds. Intervals are 95 %: Welch's for two scripts, Student's for pairs.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+
+def load(path: Path, column: str = "return") -> tuple[np.ndarray, np.ndarray]:
+    """Steps (T,) of a results file, and its episodes (S, T, E) in a column."""
+    with path.open() as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    cells = {(int(row["seed"]), int(row["step"]), int(row["episode"])): float(row[column]) for row in rows}
+    seeds, steps, episodes = (sorted({key[i] for key in cells}) for i in range(3))
+    return np.array(steps), np.array([[[cells[s, t, e] for e in episodes] for t in steps] for s in seeds])
+
+
+def has(path: Path, column: str) -> bool:
+    """Whether a results file has a column."""
+    with path.open() as file:
+        return column in next(line for line in file if not line.startswith("#")).strip().split(",")
+
+
+def split(path: Path) -> list[str]:
+    """Environment and script of a results file."""
+    return path.stem.split("__")
+
+
+def spread(values: np.ndarray, digits: int = 0) -> str:
+    """Mean ± sample standard deviation over seeds."""
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def returns_table(paths: list[Path]) -> str:
+    rows = []
+    for path in paths:
+        steps, episodes = load(path)
+        curve = episodes.mean(2)
+        each = ", ".join(f"{value:.0f}" for value in curve.max(1))
+        best, mean, last = spread(curve.max(1)), curve.mean(0).max(), spread(curve[:, -1])
+        rows.append(
+            [*split(path), len(curve), f"{steps[-1]:,}", best, each, f"{mean:.0f}", last, spread(curve.mean(1))]
+        )
+    head = ["environment", "script", "seeds", "steps", "best", "best of each seed", "best of the mean curve",
+            "last evaluation", "mean of all evaluations"]  # fmt: skip
+    return table(head, rows)
+
+
+def differences_table(paths: list[Path]) -> str:
+    rows, plain = [], {split(path)[0]: load(path)[1].mean(2) for path in paths if split(path)[1] == "sac_continuous"}
+    for path in paths:
+        env_id, script = split(path)
+        if script == "sac_continuous" or env_id not in plain:
+            continue
+        ours, theirs = load(path)[1].mean(2), plain[env_id]
+        measures = {"best": (ours.max(1), theirs.max(1)), "last evaluation": (ours[:, -1], theirs[:, -1])}
+        measures["mean of all evaluations"] = ours.mean(1), theirs.mean(1)
+        for name, (left, right) in measures.items():
+            low, high = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
+            rows.append([env_id, script, name, f"{left.mean() - right.mean():+.0f}", f"[{low:+.0f}, {high:+.0f}]"])
+    return table(["environment", "script", "measure", "difference to SAC", "95 % interval"], rows) if rows else ""
+
+
+def readings_table(paths: list[Path]) -> str:
+    rows = []
+    for path in (path for path in paths if has(path, "return_base")):
+        steps, evolved = load(path)
+        base = load(path, "return_base")[1]
+        gap = (evolved - base).mean(2)
+        low, high = stats.ttest_1samp(gap.mean(1), 0).confidence_interval(0.95)
+        share = f"{(gap > 0).sum()} of {gap.size}"
+        means = [spread(x.mean((1, 2))) for x in (evolved, base)]
+        rows.append([*split(path), *means, f"{gap.mean():+.1f}", f"[{low:+.1f}, {high:+.1f}]", share])
+    head = ["environment", "script", "leapfrog, ρ0 = 0", "base mean alone", "difference", "95 % interval",
+            "evaluations where leapfrog is higher"]  # fmt: skip
+    return table(head, rows) if rows else ""
+
+
+if __name__ == "__main__":
+    files = sorted(Path(name) for name in sys.argv[1:])
+    if not files or not all(path.is_file() for path in files):
+        print("tables: name the CSV files, such as results/*.csv", file=sys.stderr)
+        raise SystemExit(2)
+    print("\n\n".join(filter(None, (returns_table(files), differences_table(files), readings_table(files)))))

@@ -1,0 +1,49 @@
+"""Documentation that cannot drift from the code."""
+
+import ast
+import re
+from pathlib import Path
+
+import sac_continuous as sac
+import sac_hpo_continuous as hpo
+
+ROOT = Path(sac.__file__).parent
+
+
+def test_every_quoted_line_stands_in_the_script():
+    page, code = (ROOT / "docs/method.md").read_text(), Path(hpo.__file__).read_text()
+    rows = re.findall(r"^\| [^|]+ \| [^|]+ \| `([\w.]+)` \| `(.+)` \|$", page, re.M)
+    assert len(rows) == 13
+    blocks = {}
+    for node in ast.parse(code).body:
+        name = getattr(node, "name", None) or ast.unparse(getattr(node, "targets", [ast.Constant(0)])[0])
+        for part in [node, *getattr(node, "body", [])]:
+            own = name if part is node else f"{name}.{getattr(part, 'name', '')}"
+            blocks[own] = [line.strip() for line in code.splitlines()[part.lineno - 1 : part.end_lineno]]
+    for where, line in rows:
+        assert line in blocks[where], (where, line)
+
+
+def test_every_reading_is_listed_and_marked_in_the_code():
+    page = (ROOT / "docs/method.md").read_text()
+    assert re.findall(r"^\| (D\d+) \|", page, re.M) == [f"D{i}" for i in range(1, 17)]
+    code = Path(hpo.__file__).read_text()
+    for number in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14):
+        assert re.search(rf"\bD{number}\b", code), number
+
+
+def test_readme_lists_every_flag_with_its_default():
+    text = (ROOT / "README.md").read_text()
+    for name, value in vars(hpo.Args()).items():
+        flag = f"`--{name.replace('_', '-')}`"
+        row = next((line for line in text.splitlines() if line.startswith(f"| {flag}")), "")
+        shown = row.split("|")[2].strip() if row else "missing"
+        words = {"True": "on", "False": "off", "None": "none"}
+        default = "if there is one" if name == "cuda" else words.get(str(value), str(value))
+        assert shown.replace(",", "") == default, (flag, shown, default)
+
+
+def test_ci_runs_the_readmes_test_command():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
+    command = re.search(r"^(python3 -m venv .*-m pytest)$", readme, re.M).group(1)
+    assert command.replace("pip install", "pip install -q") in ci
