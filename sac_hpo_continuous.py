@@ -16,14 +16,13 @@ where the small network T_h bends the gradient and the gate σ_h mixes the two. 
 
 whose last term is off by default, as in the paper's practice. Each step is a shear, so the entropy needs
 log π_θ(a_0|s) alone (eq. 13). Exploration evolves its actions too, with a wider momentum; the twin critics
-regress on SAC's target y = r + γ (1 - terminated) [ min(Q1', Q2')(s', a') - α log π_θ(a'|s') ], a' ~ π_θ(·|s').
-"HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons
-in docs/method.md. `diff sac_continuous.py sac_hpo_continuous.py` shows the method and nothing else.
+are SAC's. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their
+reasons in docs/method.md. `diff sac_continuous.py sac_hpo_continuous.py` shows the method and nothing else.
 
-The seed axis. One process trains S seeds side by side: every parameter, optimizer state, replay row and
-environment has a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works
-element by element, and each seed draws from a random stream of its own, so no seed can influence another.
-Read the shapes below without their S to read plain SAC.
+The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
+have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
+element, and each seed draws from a random stream of its own, so no seed can influence another. Read the shapes
+below without their S to read the plain algorithm.
 """
 
 import contextlib
@@ -165,7 +164,6 @@ def check(args: Args) -> None:
             fail("--track finds no account: run `wandb login`, or set WANDB_MODE=offline")
 
 
-# -------------------------------------------------------------------------------------- environment
 def make_env(env_id: str, video: bool = False) -> gym.Env:
     """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
     try:
@@ -180,17 +178,14 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
         fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
     except Exception as error:  # a missing simulator, a malformed name, no way to render
         fail(f"--env-id {env_id} cannot be made{' with video' if video else ''}: {error or type(error).__name__}")
-    obs, action = env.observation_space, env.action_space
-    if not (isinstance(obs, gym.spaces.Box) and len(obs.shape) == 1):
-        fail(f"--env-id {env_id} observes {obs}: choose one that observes a Box of one dimension")
-    if not (isinstance(action, gym.spaces.Box) and len(action.shape) == 1 and action.dtype.kind == "f"):
-        fail(f"--env-id {env_id} acts in {action}: choose one that acts in a continuous Box of one dimension")
-    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
-        fail(f"--env-id {env_id} acts in {action}: choose one with bounded actions")
+    obs, act = env.observation_space, env.action_space
+    boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in (obs, act))
+    if not (boxes and act.dtype.kind == "f" and act.is_bounded()):
+        fail(f"--env-id {env_id} observes {obs} and acts in {act}: choose one that observes a Box of one dimension "
+             "and acts in a bounded continuous Box of one dimension")  # fmt: skip
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
-# ------------------------------------------------------------------------- random numbers and replay
 class Draws:
     """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
 
@@ -208,10 +203,9 @@ class Draws:
 
 
 class Replay:
-    """A ring of transitions for each seed: rows (S, capacity, 2 ds + d + 2) of [s, a, r, s', terminated].
+    """A ring of rows [s, a, r, s', terminated] for each seed, (S, capacity, 2 ds + d + 2).
 
-    `terminated` is 1 where the task ended and 0 where only time ran out: it alone stops the bootstrap.
-    """
+    `terminated` is 1 where the task ended and 0 where only time ran out: it alone stops the bootstrap."""
 
     def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
@@ -234,10 +228,7 @@ class Replay:
 
 # ----------------------------------------------------------------------------------------- networks
 class Linear(nn.Module):
-    """Stacked linear layers, weight (*stack, in, out), the first axis of the stack being the seed.
-
-    Weights and biases are uniform on ±1/√fan_in, each seed's from its own generator.
-    """
+    """Stacked linear layers (*stack, in, out), seeds first; each seed's generator draws it uniform on ±1/√fan_in."""
 
     def __init__(self, init: list[torch.Generator], stack: tuple, n_in: int, n_out: int, fan_in=None, bias=True):
         super().__init__()
@@ -258,8 +249,7 @@ class Linear(nn.Module):
 
 
 class Critic(nn.Module):
-    """Twin ReLU critics, their first layer split by input: the state's share of it is computed once for Q at
-    many actions."""
+    """Twin ReLU critics; the state's share of their first layer is computed once for Q at many actions."""
 
     def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
         super().__init__()
@@ -368,7 +358,6 @@ def joint_log_prob(log_prob: torch.Tensor, momentum: torch.Tensor, std: float) -
     return log_prob + prior + momentum.shape[-1] * math.log(std)  # β0^(-d/2) = std^d
 
 
-# -------------------------------------------------------------------------------------------- agent
 class Agent(nn.Module):
     """Networks, temperature and optimizers of all seeds, and one update of SAC-HPO."""
 
@@ -477,7 +466,6 @@ class Agent(nn.Module):
         return metrics | {"losses/entropy": -log_prob.mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
 
 
-# --------------------------------------------------------------------------------------- evaluation
 @torch.no_grad()
 def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple:
     """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
@@ -503,7 +491,6 @@ def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: i
     return returns, lengths
 
 
-# ---------------------------------------------------------------------------------- what a run leaves
 class Run:
     """The folder of a run and its terminal: configuration, evaluations, TensorBoard, W&B, progress."""
 
@@ -519,9 +506,9 @@ class Run:
         device = torch.cuda.get_device_name() if args.cuda else f"cpu, {torch.get_num_threads()} threads"
         describe = f"git -C '{Path(__file__).parent}' describe --always --dirty --abbrev=40 --exclude='*'"
         code, commit = subprocess.getstatusoutput(describe)
-        config = {"script": SCRIPT, "args": values, "source": source, "device": device}
-        config |= {"commit": "unknown" if code else commit, "python": sys.version.split()[0]}
-        config["packages"] = {package.name: package.version for package in importlib.metadata.distributions()}
+        packages = {package.name: package.version for package in importlib.metadata.distributions()}
+        config = {"script": SCRIPT, "args": values, "source": source, "commit": "unknown" if code else commit}
+        config |= {"device": device, "python": sys.version.split()[0], "packages": packages}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
         self.csv = (folder / "evaluations.csv").open("w")
@@ -531,17 +518,17 @@ class Run:
         if args.track:
             import wandb
 
-            where = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": folder.resolve()}
+            shared = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": folder.resolve()}
             for seed in self.seeds:
-                names = {"group": folder.name, "name": f"{folder.name}__seed-{seed}", "config": values | {"seed": seed}}
-                self.tracked.append(wandb.init(**where, **names, reinit="create_new"))
+                own = {"group": folder.name, "name": f"{folder.name}__seed-{seed}", "config": values | {"seed": seed}}
+                self.tracked.append(wandb.init(**shared, **own, reinit="create_new"))
 
         print(f"{SCRIPT} on {args.env_id}, seeds {self.seeds[0]} to {self.seeds[-1]}, {device}: {folder}")
         for origin in dict.fromkeys(source.values()):
             print(f"  {origin}: {', '.join(f'{k} {v}' for k, v in values.items() if source[k] == origin)}", flush=True)
         self.bar = tqdm(total=args.total_timesteps, unit="step", disable=None, dynamic_ncols=True)
         self.start = self.said = time.monotonic()
-        self.last = "none yet"
+        self.last, self.rate = "none yet", 0.0
 
     def log(self, step: int, metrics: dict, positions=None) -> None:
         """Scalars (S,) of all seeds, or of the seeds at these positions."""
@@ -563,29 +550,22 @@ class Run:
         self.log(step, metrics)
         self.last = f"{returns.mean():.1f}"
 
-    def rate(self, step: int) -> float:
-        """Steps per second since the run began."""
-        return step / (time.monotonic() - self.start)
-
     def progress(self, step: int, line: bool) -> None:
         """Moves the bar; where there is no terminal, a plain line every half minute and when asked for one."""
+        now = time.monotonic()
+        self.rate = step / (now - self.start)
         self.bar.set_postfix_str(f"last evaluation {self.last}", refresh=False)
         self.bar.update()
-        if self.bar.disable and (line or time.monotonic() - self.said > 30):
-            self.said, left = time.monotonic(), (self.bar.total - step) / self.rate(step)
-            print(
-                f"step {step}, {self.rate(step):.0f} steps/s, {left:.0f} s left, last evaluation {self.last}",
-                flush=True,
-            )
+        if self.bar.disable and (line or now - self.said > 30):
+            left, self.said = (self.bar.total - step) / self.rate, now
+            told = f"step {step}, {self.rate:.0f} steps/s, {left:.0f} s left, last evaluation {self.last}"
+            print(told, flush=True)
 
     def close(self) -> None:
-        for thing in (self.bar, self.csv, *self.writers):
-            thing.close()
-        for run in self.tracked:
-            run.finish()
+        for end in [x.close for x in (self.bar, self.csv, *self.writers)] + [x.finish for x in self.tracked]:
+            end()
 
 
-# ----------------------------------------------------------------------------------------- training
 def train(args: Args, given: set[str] = frozenset()) -> int:
     """HPO Algorithm 1. Returns the exit code: 0, or 130 after Ctrl-C."""
     check(args)
@@ -629,7 +609,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
                 batch = replay.sample(draws.uniform(args.batch_size))
                 metrics = agent.update(batch, agent.draw(draws, args.batch_size))
                 if step % LOG_EVERY == 0:
-                    run.log(step, metrics | {"charts/SPS": [run.rate(step)] * args.num_seeds})
+                    run.log(step, metrics | {"charts/SPS": [run.rate] * args.num_seeds})
             if due := step % args.eval_frequency == 0:
                 readings = agent.readings().items()
                 run.evaluation(step, {n: evaluate(n, p, eval_envs, seeds, step, device) for n, p in readings})
@@ -641,7 +621,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
             env.close()
         run.close()
     torch.save({"step": step, "args": vars(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
-    print(f"{'stopped' if exit_code else 'done'} at step {step}: {run.folder}")
+    print(f"{'stopped' if exit_code else 'done'} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
     return exit_code
 
 

@@ -76,7 +76,7 @@ def differences_table(paths: list[Path]) -> str:
 def readings_table(paths: list[Path]) -> str:
     rows = []
     for path in (path for path in paths if has(path, "return_base")):
-        steps, evolved = load(path)
+        evolved = load(path)[1]
         base = load(path, "return_base")[1]
         gap = (evolved - base).mean(2)
         low, high = stats.ttest_1samp(gap.mean(1), 0).confidence_interval(0.95)

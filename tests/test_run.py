@@ -276,7 +276,7 @@ def test_plain_lines_on_a_pipe_and_ctrl_c(script):
     assert lines[0].startswith(f"{script.SCRIPT} on Pendulum-v1, seeds 1 to 1, cpu, 1 threads: runs/")
     assert any(line.startswith("  HPO Tables 3 and 4, row Hopper: alpha 0.2") for line in lines)
     folder = Path(re.search("runs/.*", lines[0]).group())
-    stopped = re.search(rf"stopped at step (\d+): {folder}", rest)
+    stopped = re.search(rf"stopped at step (\d+), [\d.]+ steps/s: {folder}", rest)
     assert torch.load(folder / "agent.pt", weights_only=True)["step"] == int(stopped.group(1)) >= 120
     assert len((folder / "evaluations.csv").read_text().splitlines()) >= 3
 
@@ -367,8 +367,8 @@ def test_defaults_of_both_papers(script):
 # ------------------------------------------------------------------------------------------- bad input
 BAD = [
     ("--env-id Hoper-v4", "unknown to Gymnasium; the nearest names are Hopper-v4"),
-    ("--env-id CartPole-v1", r"Discrete\(2\).*continuous Box"),
-    ("--env-id Unbounded-v0", "bounded actions"),
+    ("--env-id CartPole-v1", r"acts in Discrete\(2\): choose.*continuous Box"),
+    ("--env-id Unbounded-v0", "acts in Box.*inf.*bounded"),
     ("--env-id Image-v0", "observes.*one dimension"),
     ("--env-id Mapping-v0", "observes.*one dimension"),
     ("--env-id Hopper-v2", "cannot be made"),
