@@ -213,7 +213,7 @@ def test_replay(script, capacity, added, seeds, draw):
     uniform[:, 0], uniform[:, 1] = 0.0, 1 - 2**-53
     obs, actions, rewards, next_obs, terminated = replay.sample(uniform)
     i = (rewards - 0.4).round() - 100 * torch.arange(seeds)[:, None]
-    assert set(i[0].int().tolist()) <= set(range(max(0, added - capacity), added))
+    assert set(i.flatten().int().tolist()) <= set(range(max(0, added - capacity), added))
     assert len(set(i[0].int().tolist())) == min(added, capacity)
     row = torch.cat([obs, actions, rewards[..., None], next_obs], dim=-1)
     mark = (i + 100 * torch.arange(seeds)[:, None])[..., None]
