@@ -567,7 +567,7 @@ class Run:
 
 
 def train(args: Args, given: set[str] = frozenset()) -> int:
-    """HPO Algorithm 1. Returns the exit code: 0, or 130 after Ctrl-C."""
+    """HPO Algorithm 1, whose lines are numbered beside ours. Returns the exit code: 0, or 130 after Ctrl-C."""
     check(args)
     device = torch.device("cuda" if args.cuda else "cpu")
     seeds = range(args.seed, args.seed + args.num_seeds)
@@ -593,11 +593,11 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
                 actions = np.array([env.action_space.sample() for env in envs])
             else:
                 state = torch.as_tensor(obs, dtype=torch.float32, device=device)
-                actions = agent.act(state[:, None], draws)[:, 0].cpu().numpy()
+                actions = agent.act(state[:, None], draws)[:, 0].cpu().numpy()  # lines 3, 4
 
-            outcomes = [env.step(action)[:4] for env, action in zip(envs, actions)]
+            outcomes = [env.step(action)[:4] for env, action in zip(envs, actions)]  # line 5
             next_obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
-            replay.add(obs, actions, rewards, next_obs, terminated)  # the true final observation, before any reset
+            replay.add(obs, actions, rewards, next_obs, terminated)  # line 6; the final observation, not a reset's
             obs, returns, lengths = next_obs, returns + rewards, lengths + 1
             over = np.flatnonzero(terminated | truncated)
             run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, over)
@@ -606,8 +606,8 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
                 obs[i] = envs[i].reset()[0]
 
             if step > args.learning_starts:
-                batch = replay.sample(draws.uniform(args.batch_size))
-                metrics = agent.update(batch, agent.draw(draws, args.batch_size))
+                batch = replay.sample(draws.uniform(args.batch_size))  # line 7
+                metrics = agent.update(batch, agent.draw(draws, args.batch_size))  # lines 8 to 10
                 if step % LOG_EVERY == 0:
                     run.log(step, metrics | {"charts/SPS": [run.rate] * args.num_seeds})
             if due := step % args.eval_frequency == 0:

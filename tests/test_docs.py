@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import sac_continuous as sac
@@ -47,3 +49,13 @@ def test_ci_runs_the_readmes_test_command():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
     command = re.search(r"^(python3 -m venv .*-m pytest)$", readme, re.M).group(1)
     assert command.replace("pip install", "pip install -q") in ci
+
+
+def test_readme_shows_what_the_tables_script_prints():
+    printed = subprocess.run(
+        [sys.executable, "analysis/tables.py", *sorted(str(p) for p in (ROOT / "results").glob("*.csv"))],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    readme = (ROOT / "README.md").read_text()
+    blocks = printed.strip().split("\n\n")
+    assert len(blocks) == 3 and all(block in readme for block in blocks)

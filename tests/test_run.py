@@ -74,7 +74,7 @@ def test_action_bounds(script, monkeypatch):
     assert np.allclose(np.array(reached), np.array([4, 1]) + 2 * normalised, atol=1e-5)
 
 
-@pytest.mark.parametrize("env_id", ["Hopper-v4", "Hopper-v5", "Pendulum-v1"])
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "Hopper-v5", "Humanoid-v4", "Pendulum-v1"])
 def test_real_environments_without_noise(script, env_id, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)

@@ -1,0 +1,84 @@
+"""From run folders to results files, tables and smoothed curves, on numbers small enough to check by hand."""
+
+import json
+from pathlib import Path
+
+import collect
+import curves
+import numpy as np
+import pytest
+import tables
+
+RETURNS = {
+    "sac_continuous": [[1, 5, 3], [2, 2, 8]],
+    "sac_hpo_continuous": [[4, 6, 9], [6, 13, 10]],
+}  # seeds × evaluations
+
+
+def run_folder(name, script, seed, curve, gamma=0.99):
+    """A run of one seed: two episodes an evaluation, one below and one above the curve."""
+    folder = Path(name)
+    folder.mkdir()
+    args = {"env_id": "Toy-v0", "seed": seed, "num_seeds": 1, "gamma": gamma, "autotune": False, "cuda": False}
+    source = dict.fromkeys(args, "default") | {"env_id": "command line", "cuda": "command line"}
+    config = {"script": script, "args": args, "source": source, "commit": "c" * 40, "device": "cpu, 1 threads"}
+    config |= {"python": "3.11", "packages": {name: "1" for name in collect.PACKAGES}}
+    (folder / "config.json").write_text(json.dumps(config))
+    extra = script == "sac_hpo_continuous"
+    lines = ["step,seed,episode,return,length" + ",return_base" * extra]
+    for t, value in enumerate(curve):
+        for e in range(2):
+            lines.append(f"{100 * (t + 1)},{seed},{e},{value + 2 * e - 1},10" + f",{value - 1}" * extra)
+    (folder / "evaluations.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def results():
+    paths = []
+    for script, seeds in RETURNS.items():
+        folders = [
+            run_folder(f"{script}{seed}", script, seed, curve) for seed, curve in reversed(list(enumerate(seeds)))
+        ]
+        name, text = collect.collect(folders)
+        assert name == f"Toy-v0__{script}.csv"
+        assert text.startswith(
+            f"# python {script}.py --env-id Toy-v0 --no-cuda\n#   commit {'c' * 40}; cpu, 1 threads\n"
+        )
+        paths.append(Path(name))
+        paths[-1].write_text(text)
+    return paths
+
+
+def test_collected_files_hold_the_runs(results):
+    for path, seeds in zip(results, RETURNS.values()):
+        steps, episodes = tables.load(path)
+        assert steps.tolist() == [100, 200, 300]
+        assert episodes.mean(2).tolist() == seeds and (episodes[..., 1] - episodes[..., 0] == 2).all()
+
+
+def test_tables(results):
+    """Best by seed (D16): SAC 5 and 8, SAC-HPO 9 and 13; the best of the mean curves 5.5 and 9.5."""
+    text = tables.returns_table(results)
+    assert "| Toy-v0 | sac_continuous | 2 | 300 | 6 ± 2 | 5, 8 | 6 | 6 ± 4 | 4 ± 1 |" in text
+    assert "| Toy-v0 | sac_hpo_continuous | 2 | 300 | 11 ± 3 | 9, 13 | 10 | 10 ± 1 | 8 ± 2 |" in text
+    # Welch by hand: means 6.5 and 11, variances 4.5 and 8, so a standard error of 2.5 and 1.85 degrees of freedom
+    assert "| Toy-v0 | sac_hpo_continuous | best | +4 | [-7, +16] |" in tables.differences_table(results)
+    assert "| +1.0 | [+1.0, +1.0] | 6 of 6 |" in tables.readings_table(results)
+
+
+def test_smoothing():
+    """Window 5 gives the newest value the weight 1/3; a constant stays."""
+    assert np.allclose(curves.smooth(np.array([[0.0, 3.0, 3.0], [7.0, 7.0, 7.0]])), [[0, 1, 5 / 3], [7, 7, 7]])
+
+
+def test_collect_refuses_what_does_not_belong_together(capsys):
+    one = run_folder("one", "sac_continuous", 1, [1])
+    for other in (
+        run_folder("same", "sac_continuous", 1, [1]),
+        run_folder("unlike", "sac_continuous", 2, [1], gamma=0.9),
+        Path("no"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            collect.collect([one, other])
+        assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
