@@ -40,7 +40,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -124,7 +123,7 @@ def check(args: Args) -> None:
     """Refuses values out of range, and what this machine lacks, before anything is written."""
     for name, (low, high) in LIMITS.items():
         if not low <= getattr(args, name) <= high:  # refuses NaN too
-            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low:g} to {high:g}")
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
     if args.seed + args.num_seeds > 2**32:
         fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
     if args.learning_starts >= args.total_timesteps:
@@ -137,8 +136,12 @@ def check(args: Args) -> None:
     if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
         import wandb
 
-        if not wandb.login(prompt=False):
-            fail("--track finds no account: run `wandb login`, or set WANDB_MODE=offline")
+        try:
+            known, why = wandb.login(prompt=False), "no account is known"
+        except Exception as error:  # a refused key, no network
+            known, why = False, str(error)
+        if not known:
+            fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
 
 
 def make_env(env_id: str, video: bool = False) -> gym.Env:
@@ -149,7 +152,8 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
             env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
             if video:  # find out now whether this machine can render
                 env.reset()
-                env.render()
+                if not isinstance(env.render(), np.ndarray):
+                    raise RuntimeError("it draws no rgb_array")
     except gym.error.UnregisteredEnv:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
         fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
@@ -186,7 +190,11 @@ class Replay:
 
     def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
-        self.rows = torch.empty(num_seeds, capacity, sum(self.columns), device=device)
+        try:
+            self.rows = torch.empty(num_seeds, capacity, sum(self.columns), device=device)
+        except RuntimeError:
+            gigabytes = num_seeds * capacity * sum(self.columns) * 4e-9
+            fail(f"--buffer-size {capacity}: {gigabytes:.1f} GB for all seeds do not fit on {device}; choose fewer")
         self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
 
     def add(self, obs, actions, rewards, next_obs, terminated) -> None:
@@ -205,19 +213,22 @@ class Replay:
 
 # ----------------------------------------------------------------------------------------- networks
 class Linear(nn.Module):
-    """Stacked linear layers (*stack, in, out), seeds first; each seed's generator draws it uniform on ±1/√fan_in."""
+    """A linear layer for each seed, or with twins=(2,) a pair of them; each seed's generator draws its weights.
 
-    def __init__(self, init: list[torch.Generator], stack: tuple, n_in: int, n_out: int, fan_in=None, bias=True):
+    Weights (S, in, out) or (S, 2, in, out) and biases are uniform on ±1/√fan_in.
+    """
+
+    def __init__(self, init: list[torch.Generator], twins: tuple, n_in: int, n_out: int, fan_in=None, bias=True):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(len(init), *stack, n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(len(init), *stack, 1, n_out)) if bias else None
+        self.weight = nn.Parameter(torch.empty(len(init), *twins, n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(len(init), *twins, 1, n_out)) if bias else None
         bound = 1 / math.sqrt(fan_in or n_in)
         for parameter in self.parameters():
             for row, generator in zip(parameter.data, init):
                 row.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: torch.Tensor, add: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
-        """(*stack, B, in) -> (*stack, B, out); `add` (*stack, B, out) takes the place of the bias."""
+        """(S, B, in) -> (S, B, out), for a pair (S, 1 or 2, B, in) -> (S, 2, B, out); `add` replaces the bias."""
         stack = self.weight.shape[:-2]
         x = x.expand(*stack, *x.shape[-2:]).flatten(0, -3)
         add = self.bias if add is None else add
@@ -265,7 +276,7 @@ class Policy(nn.Module):
         mean, log_std = self(obs)
         pre_tanh = mean + log_std.exp() * noise
         log_prob = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))  # log(1 - tanh²)
+        log_prob = log_prob - 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²)
         return pre_tanh.tanh(), log_prob.sum(-1)
 
     def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
@@ -357,12 +368,10 @@ def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: i
     training, and all policies evaluated at one step meet the same starts.
     """
 
-    def reset(seed: int, e: int, env: gym.Env) -> np.ndarray:
-        if isinstance(env, gym.wrappers.RecordVideo):
-            env.name_prefix = f"step-{step}-{name}"
-        return env.reset(seed=int(np.random.SeedSequence([seed, step, e]).generate_state(1)[0]))[0]
-
-    obs = np.array([[reset(seed, e, env) for e, env in enumerate(row)] for seed, row in zip(seeds, envs)])
+    for row in envs:
+        row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
+    starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
+    obs = np.array([[env.reset(seed=int(n))[0] for env, n in zip(*row)] for row in zip(envs, starts)])
     returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
     while running.any():
         actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
@@ -405,6 +414,7 @@ class Run:
             for seed in self.seeds:
                 own = {"group": folder.name, "name": f"{folder.name}__seed-{seed}", "config": values | {"seed": seed}}
                 self.tracked.append(wandb.init(**shared, **own, reinit="create_new"))
+                self.tracked[-1].define_metric("*", step_metric="global_step")
 
         print(f"{SCRIPT} on {args.env_id}, seeds {self.seeds[0]} to {self.seeds[-1]}, {device}: {folder}")
         for origin in dict.fromkeys(source.values()):
@@ -467,10 +477,10 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     returns, lengths = np.zeros(args.num_seeds), np.zeros(args.num_seeds, int)
 
     run, step, exit_code = Run(args, given, list(agent.readings())), 0, 0
-    for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
-        film = str(run.folder / f"seed-{seed}" / "videos")
-        row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
     try:
+        for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
+            film = str(run.folder / f"seed-{seed}" / "videos")
+            row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
         for step in range(1, args.total_timesteps + 1):
             if step <= args.learning_starts:
                 actions = np.array([env.action_space.sample() for env in envs])
@@ -482,11 +492,9 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
             next_obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
             replay.add(obs, actions, rewards, next_obs, terminated)  # line 6; the final observation, not a reset's
             obs, returns, lengths = next_obs, returns + rewards, lengths + 1
-            over = np.flatnonzero(terminated | truncated)
-            run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, over)
-            returns[over], lengths[over] = 0, 0
-            for i in over:
-                obs[i] = envs[i].reset()[0]
+            for i in np.flatnonzero(terminated | truncated):
+                run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, [i])
+                obs[i], returns[i], lengths[i] = envs[i].reset()[0], 0, 0
 
             if step > args.learning_starts:
                 batch = replay.sample(draws.uniform(args.batch_size))  # line 7
@@ -500,10 +508,10 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     except KeyboardInterrupt:
         exit_code = 130
     finally:
+        torch.save({"step": step, "args": vars(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
         for env in [*envs, *(env for row in eval_envs for env in row)]:
             env.close()
         run.close()
-    torch.save({"step": step, "args": vars(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
     print(f"{'stopped' if exit_code else 'done'} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
     return exit_code
 

@@ -14,10 +14,11 @@ where the small network T_h bends the gradient and the gate σ_h mixes the two. 
 
     J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) - αβ0/2 ρ_Kᵀρ_K ],                      HPO eq. (15)
 
-whose last term is off by default, as in the paper's practice. Each step is a shear, so the entropy needs
-log π_θ(a_0|s) alone (eq. 13). Exploration evolves its actions too, with a wider momentum; the twin critics
-are SAC's. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their
-reasons in docs/method.md. `diff sac_continuous.py sac_hpo_continuous.py` shows the method and nothing else.
+whose last term is off by default, as in the paper's practice. A half-step is a shear and tempering a constant
+factor, so the entropy needs log π_θ(a_0|s) alone (eq. 13). Exploration evolves its actions too, with a wider
+momentum; the twin critics are SAC's. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our
+readings of it, with their reasons in docs/method.md. `diff sac_continuous.py sac_hpo_continuous.py` shows the
+method and nothing else.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
@@ -46,7 +47,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -74,7 +74,7 @@ class Args:
     alpha: float = 0.2  # entropy temperature, with --autotune its first value (Table 3)
     autotune: bool = False  # tune the temperature towards an entropy of -(action dimensions) (D11)
     policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
-    leapfrog_steps: int = 2  # leapfrog steps K; 0 is SAC (Table 4)
+    leapfrog_steps: int = 2  # leapfrog steps K (Table 4); 0, with --policy-layers 2, is SAC
     step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
@@ -147,7 +147,7 @@ def check(args: Args) -> None:
     """Refuses values out of range, and what this machine lacks, before anything is written."""
     for name, (low, high) in LIMITS.items():
         if not low <= getattr(args, name) <= high:  # refuses NaN too
-            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low:g} to {high:g}")
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
     if args.seed + args.num_seeds > 2**32:
         fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
     if args.learning_starts >= args.total_timesteps:
@@ -160,8 +160,12 @@ def check(args: Args) -> None:
     if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
         import wandb
 
-        if not wandb.login(prompt=False):
-            fail("--track finds no account: run `wandb login`, or set WANDB_MODE=offline")
+        try:
+            known, why = wandb.login(prompt=False), "no account is known"
+        except Exception as error:  # a refused key, no network
+            known, why = False, str(error)
+        if not known:
+            fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
 
 
 def make_env(env_id: str, video: bool = False) -> gym.Env:
@@ -172,7 +176,8 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
             env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
             if video:  # find out now whether this machine can render
                 env.reset()
-                env.render()
+                if not isinstance(env.render(), np.ndarray):
+                    raise RuntimeError("it draws no rgb_array")
     except gym.error.UnregisteredEnv:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
         fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
@@ -209,7 +214,11 @@ class Replay:
 
     def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
         self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
-        self.rows = torch.empty(num_seeds, capacity, sum(self.columns), device=device)
+        try:
+            self.rows = torch.empty(num_seeds, capacity, sum(self.columns), device=device)
+        except RuntimeError:
+            gigabytes = num_seeds * capacity * sum(self.columns) * 4e-9
+            fail(f"--buffer-size {capacity}: {gigabytes:.1f} GB for all seeds do not fit on {device}; choose fewer")
         self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
 
     def add(self, obs, actions, rewards, next_obs, terminated) -> None:
@@ -228,19 +237,22 @@ class Replay:
 
 # ----------------------------------------------------------------------------------------- networks
 class Linear(nn.Module):
-    """Stacked linear layers (*stack, in, out), seeds first; each seed's generator draws it uniform on ±1/√fan_in."""
+    """A linear layer for each seed, or with twins=(2,) a pair of them; each seed's generator draws its weights.
 
-    def __init__(self, init: list[torch.Generator], stack: tuple, n_in: int, n_out: int, fan_in=None, bias=True):
+    Weights (S, in, out) or (S, 2, in, out) and biases are uniform on ±1/√fan_in.
+    """
+
+    def __init__(self, init: list[torch.Generator], twins: tuple, n_in: int, n_out: int, fan_in=None, bias=True):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(len(init), *stack, n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(len(init), *stack, 1, n_out)) if bias else None
+        self.weight = nn.Parameter(torch.empty(len(init), *twins, n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(len(init), *twins, 1, n_out)) if bias else None
         bound = 1 / math.sqrt(fan_in or n_in)
         for parameter in self.parameters():
             for row, generator in zip(parameter.data, init):
                 row.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: torch.Tensor, add: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
-        """(*stack, B, in) -> (*stack, B, out); `add` (*stack, B, out) takes the place of the bias."""
+        """(S, B, in) -> (S, B, out), for a pair (S, 1 or 2, B, in) -> (S, 2, B, out); `add` replaces the bias."""
         stack = self.weight.shape[:-2]
         x = x.expand(*stack, *x.shape[-2:]).flatten(0, -3)
         add = self.bias if add is None else add
@@ -288,7 +300,7 @@ class Policy(nn.Module):
         mean, log_std = self(obs)
         pre_tanh = mean + log_std.exp() * noise
         log_prob = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))  # log(1 - tanh²)
+        log_prob = log_prob - 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²)
         return pre_tanh.tanh(), log_prob.sum(-1)
 
     def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
@@ -309,7 +321,7 @@ class Force(nn.Module):
     def forward(self, obs: torch.Tensor, actions: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         """(S, B, ds), (S, B, d), (S, B, d) -> (S, B, d)."""
         x = torch.cat([obs, actions, g] if self.sees_state else [actions, g], dim=-1)
-        implicit, gate = self.out(F.elu(self.hidden(x[:, None]))).unbind(1)
+        implicit, gate = self.out(nn.functional.elu(self.hidden(x[:, None]))).unbind(1)
         return torch.lerp(implicit.tanh(), g, gate.sigmoid())  # σ g + (1 - σ) T
 
 
@@ -337,8 +349,8 @@ def momentum_stds(std: float, steps: int) -> list[float]:
 def leapfrog(force, actions: torch.Tensor, momentum: torch.Tensor, step_size: float, stds: list[float], last=True):
     """a_K and ρ_K, (.., d) each, from a_0 and ρ_0: HPO eq. (16) with tempering, Algorithm 2.
 
-    `force` maps actions to F (.., d). F depends on a alone and a rests between two momentum half-steps,
-    so F at the end of a step serves the next: K + 1 forces, and K (with ρ_K None) if not `last`.
+    `force` maps actions to F (.., d); `stds` holds 1/√β_0 to 1/√β_K. F depends on a alone and a rests between
+    two momentum half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `last`.
     """
     f = force(actions) if len(stds) > 1 else None
     for k in range(1, len(stds)):
@@ -353,7 +365,9 @@ def leapfrog(force, actions: torch.Tensor, momentum: torch.Tensor, step_size: fl
 
 
 def joint_log_prob(log_prob: torch.Tensor, momentum: torch.Tensor, std: float) -> torch.Tensor:
-    """log q(a_K, ρ_K|s), HPO eq. (13), before the clamp: from log π(a_0|s) (..), ρ_0 (.., d) and std = 1/√β0."""
+    """log q(a_K, ρ_K|s) before the clamp, HPO eq. (13), from log π(a_0|s) (..), ρ_0 (.., d) and std = 1/√β0.
+
+    Training needs its first term alone, the rest being constant in θ and h; the tests check all of it."""
     prior = torch.distributions.Normal(0, std).log_prob(momentum).sum(-1)
     return log_prob + prior + momentum.shape[-1] * math.log(std)  # β0^(-d/2) = std^d
 
@@ -381,14 +395,14 @@ class Agent(nn.Module):
         momenta = (1 + self.args.evolve_target) if self.args.leapfrog_steps else 0
         return draws.normal(2 + momenta, batch, self.act_dim).unbind(1)
 
-    def evolve(self, critic: Critic, share, obs, actions, momentum, std: float, last=False) -> tuple:
-        """a_K before the clamp and ρ_K (None unless `last`), (S, B, d) each, from a_0, ρ_0 and std = 1/√β0."""
+    def evolve(self, critic: Critic, share, obs, actions, noise, std: float, last=False) -> tuple:
+        """a_K before the clamp and ρ_K (None unless `last`), (S, B, d) each, from a_0 and ρ_0 = std · noise."""
 
         def force(a):  # normalising ∇Q cancels α; where ∇Q is zero, g is zero
-            return self.force(obs, a, -F.normalize(action_gradient(critic, share, a), dim=-1))
+            return self.force(obs, a, -nn.functional.normalize(action_gradient(critic, share, a), dim=-1))
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, actions, momentum, self.args.step_size, stds, last)
+        return leapfrog(force, actions, std * noise, self.args.step_size, stds, last)
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -396,7 +410,7 @@ class Agent(nn.Module):
         share, std = self.critic.share(obs), self.args.momentum_std_explore
         noise = draws.normal(2 if self.args.leapfrog_steps else 1, self.act_dim)
         actions, _ = self.policy.sample(obs, noise[:, :1])
-        return self.evolve(self.critic, share, obs, actions, std * noise[:, 1:], std)[0].clamp(-1, 1)
+        return self.evolve(self.critic, share, obs, actions, noise[:, 1:], std)[0].clamp(-1, 1)
 
     def evolved_mean(self, obs: torch.Tensor) -> torch.Tensor:
         """The action with the noise off, (S, B, d): a_0 = tanh(mean), ρ_0 = 0, the schedule of training (D9)."""
@@ -415,7 +429,7 @@ class Agent(nn.Module):
             next_share = self.target.share(next_obs)
             if self.args.evolve_target and self.args.leapfrog_steps:  # D8
                 std = self.args.momentum_std_train
-                evolved, _ = self.evolve(self.target, next_share, next_obs, next_actions, std * noise[3], std)
+                evolved, _ = self.evolve(self.target, next_share, next_obs, next_actions, noise[3], std)
                 next_actions = evolved.clamp(-1, 1)
             next_q = self.target(next_share, next_actions).amin(1)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
@@ -429,7 +443,7 @@ class Agent(nn.Module):
         share, alpha, metrics = self.critic.share(obs).detach(), self.log_alpha.exp().detach(), {}
         if self.args.leapfrog_steps:
             std, last = self.args.momentum_std_train, self.args.momentum_term
-            actions, momentum = self.evolve(self.critic, share, obs, actions, std * noise[2], std, last)
+            actions, momentum = self.evolve(self.critic, share, obs, actions, noise[2], std, last)
             metrics["charts/clamped_fraction"] = (actions.detach().abs() > 1).float().mean((1, 2))
             actions = actions.clamp(-1, 1)  # D6: a clamped coordinate gets no gradient from Q
         loss = alpha * log_prob - self.critic(share, actions).amin(1)
@@ -459,7 +473,7 @@ class Agent(nn.Module):
             for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
                 slow.lerp_(fast, self.args.tau)
 
-        metrics["charts/clamped_fraction_explore"] = (batch[1].abs() >= 1).float().mean((1, 2))  # of stored actions
+        metrics["charts/clamped_fraction_replay"] = (batch[1].abs() >= 1).float().mean((1, 2))  # of exploration
         for i in range(2):
             metrics |= {f"losses/qf{i + 1}_values": q_values[:, i], f"losses/qf{i + 1}_loss": q_loss[:, i].detach()}
         metrics |= {"losses/qf_loss": q_loss.detach().mean(-1), "losses/actor_loss": policy_loss.detach()}
@@ -474,12 +488,10 @@ def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: i
     training, and all policies evaluated at one step meet the same starts.
     """
 
-    def reset(seed: int, e: int, env: gym.Env) -> np.ndarray:
-        if isinstance(env, gym.wrappers.RecordVideo):
-            env.name_prefix = f"step-{step}-{name}"
-        return env.reset(seed=int(np.random.SeedSequence([seed, step, e]).generate_state(1)[0]))[0]
-
-    obs = np.array([[reset(seed, e, env) for e, env in enumerate(row)] for seed, row in zip(seeds, envs)])
+    for row in envs:
+        row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
+    starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
+    obs = np.array([[env.reset(seed=int(n))[0] for env, n in zip(*row)] for row in zip(envs, starts)])
     returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
     while running.any():
         actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
@@ -522,6 +534,7 @@ class Run:
             for seed in self.seeds:
                 own = {"group": folder.name, "name": f"{folder.name}__seed-{seed}", "config": values | {"seed": seed}}
                 self.tracked.append(wandb.init(**shared, **own, reinit="create_new"))
+                self.tracked[-1].define_metric("*", step_metric="global_step")
 
         print(f"{SCRIPT} on {args.env_id}, seeds {self.seeds[0]} to {self.seeds[-1]}, {device}: {folder}")
         for origin in dict.fromkeys(source.values()):
@@ -584,10 +597,10 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     returns, lengths = np.zeros(args.num_seeds), np.zeros(args.num_seeds, int)
 
     run, step, exit_code = Run(args, given, list(agent.readings())), 0, 0
-    for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
-        film = str(run.folder / f"seed-{seed}" / "videos")
-        row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
     try:
+        for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
+            film = str(run.folder / f"seed-{seed}" / "videos")
+            row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
         for step in range(1, args.total_timesteps + 1):
             if step <= args.learning_starts:
                 actions = np.array([env.action_space.sample() for env in envs])
@@ -599,11 +612,9 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
             next_obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
             replay.add(obs, actions, rewards, next_obs, terminated)  # line 6; the final observation, not a reset's
             obs, returns, lengths = next_obs, returns + rewards, lengths + 1
-            over = np.flatnonzero(terminated | truncated)
-            run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, over)
-            returns[over], lengths[over] = 0, 0
-            for i in over:
-                obs[i] = envs[i].reset()[0]
+            for i in np.flatnonzero(terminated | truncated):
+                run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, [i])
+                obs[i], returns[i], lengths[i] = envs[i].reset()[0], 0, 0
 
             if step > args.learning_starts:
                 batch = replay.sample(draws.uniform(args.batch_size))  # line 7
@@ -617,10 +628,10 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     except KeyboardInterrupt:
         exit_code = 130
     finally:
+        torch.save({"step": step, "args": vars(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
         for env in [*envs, *(env for row in eval_envs for env in row)]:
             env.close()
         run.close()
-    torch.save({"step": step, "args": vars(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
     print(f"{'stopped' if exit_code else 'done'} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
     return exit_code
 

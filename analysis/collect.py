@@ -54,6 +54,10 @@ def collect(folders: list[Path]) -> tuple[str, str]:
         head += [f"# {command(config)}", f"#   commit {config['commit']}; {config['device']}",
                  f"#   python {config['python']}, {versions}"]  # fmt: skip
     rows.sort(key=lambda row: [int(cell) for cell in row[:3]])
+    keys = {tuple(row[:3]) for row in rows}
+    steps, episodes = ({key[i] for key in keys} for i in (0, 2))
+    if not len(rows) == len(keys) == len(steps) * len(seeds) * len(episodes):
+        fail("the runs were not evaluated at the same steps, or one stopped early: collect finished runs")
     name = f"{args['env_id'].replace('/', '_')}__{config['script']}.csv"
     return name, "\n".join([*head, *columns, *(",".join(row) for row in rows)]) + "\n"
 
@@ -63,5 +67,6 @@ if __name__ == "__main__":
         fail("name at least one run folder")
     name, text = collect([Path(folder) for folder in sys.argv[1:]])
     path = Path(__file__).parent.parent / "results" / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     print(f"{path.name}: {text.count(chr(10))} lines")

@@ -92,12 +92,14 @@ def quick(script, **flags):
 
 
 def agent_of(script, obs_dim=11, act_dim=3, double=True, **flags):
-    """An agent on the CPU; in double precision its float32 log_alpha is set again, exactly."""
+    """An agent on the CPU. In double precision log α is exact, and the targets differ from the critics."""
     args = script.Args(cuda=False, **flags)
     agent = script.Agent(args, obs_dim, act_dim, torch.device("cpu"))
     if double:
         agent.double()
         agent.log_alpha.data.fill_(np.log(args.alpha))
+        for i, parameter in enumerate(agent.target.parameters()):
+            parameter.data += 0.05 * normals(*parameter.shape, seed=i)
     return agent
 
 

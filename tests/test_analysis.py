@@ -77,6 +77,7 @@ def test_collect_refuses_what_does_not_belong_together(capsys):
     for other in (
         run_folder("same", "sac_continuous", 1, [1]),
         run_folder("unlike", "sac_continuous", 2, [1], gamma=0.9),
+        run_folder("shorter", "sac_continuous", 2, []),
         Path("no"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -187,7 +187,7 @@ def test_what_a_run_leaves(script, monkeypatch):
         charts = {f"charts/{x}" for x in ("SPS", "episodic_return", "episodic_length")}
         evals = {"eval/episodic_return", "eval/episodic_length"}
         if script is hpo:
-            charts |= {"charts/clamped_fraction", "charts/clamped_fraction_explore"}
+            charts |= {"charts/clamped_fraction", "charts/clamped_fraction_replay"}
             evals |= {"eval/episodic_return_base"}
         assert tags == losses | charts | evals
         values = [(e.step, e.value) for e in events.Scalars("eval/episodic_return")]
@@ -318,6 +318,18 @@ def test_help_shows_the_row_in_force(script, capsys):
         )
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_run_on_a_gpu(script):
+    """Trains, evaluates and saves on a GPU, from the initial weights that a CPU draws."""
+    flags = {"cuda": True, "num_seeds": 2, "env_id": "Hopper-v4", "autotune": True}
+    folder = run(script, **flags, **({"evolve_target": True, "momentum_term": True} if script is hpo else {}))
+    saved = torch.load(folder / "agent.pt", weights_only=True, map_location="cpu")["agent"]
+    assert all(torch.isfinite(value).all() for value in saved.values())
+    args = quick(script, num_seeds=2)
+    left, right = (script.Agent(args, 11, 3, torch.device(device)) for device in ("cpu", "cuda"))
+    assert same(left.state_dict(), {name: value.cpu() for name, value in right.state_dict().items()})
+
+
 # ------------------------------------------------------------------------------------------ the tables
 def test_tables_three_and_four():
     """Written out a second time, as HPO prints them (columns read by D2), and D10."""
@@ -396,7 +408,7 @@ BAD = [
     ("--sede 1", "sede"),
     ("--gamma", "--gamma"),
     ("--cuda", "--cuda: PyTorch finds no GPU"),
-    ("--track", "--track finds no account.*WANDB_MODE=offline"),
+    ("--track", "--track: no account is known.*WANDB_MODE=offline"),
 ]
 BAD_HPO = [
     ("--leapfrog-steps -1", "--leapfrog-steps"),
@@ -425,6 +437,29 @@ def test_bad_input(script, flags, message, capfd, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr("wandb.login", lambda prompt: False)
     refused(script, capfd, flags.split(), message)
+
+
+def test_refused_credentials(script, capfd, monkeypatch):
+    def login(prompt):
+        raise RuntimeError("the key is wrong")
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("wandb.login", login)
+    refused(script, capfd, ["--track"], "--track: the key is wrong; run `wandb login`")
+
+
+def test_replay_that_does_not_fit(script, capfd, monkeypatch):
+    def empty(*shape, **options):
+        raise RuntimeError("no memory")
+
+    args, given = script.parse(["--no-cuda", "--num-seeds", "4"])
+    agent = script.Agent(args, 11, 3, torch.device("cpu"))
+    monkeypatch.setattr(script, "Agent", lambda *_: agent)
+    monkeypatch.setattr(script.torch, "empty", empty)
+    with pytest.raises(SystemExit) as stop:
+        script.train(args, given)
+    assert stop.value.code == 2 and list(Path.cwd().iterdir()) == []
+    assert re.search(r"--buffer-size 1000000: 0\.4 GB for all seeds do not fit on cpu", capfd.readouterr().err)
 
 
 def test_every_number_has_limits(script):

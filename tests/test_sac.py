@@ -73,8 +73,6 @@ def test_log_std_range(script):
 def test_sac_losses(layers):
     """Critic, policy and temperature losses against a re-computation seed by seed with plain matrices."""
     agent = agent_of(sac, num_seeds=2, policy_layers=layers, autotune=True, alpha=0.3)
-    for parameter in agent.target.parameters():
-        parameter.data += 0.05 * normals(*parameter.shape, seed=8)
     batch, noise = batch_of(2, 32), normals(2, 2, 32, 3, seed=6)
     obs, actions, rewards, next_obs, terminated = batch
     q_loss, q_values = agent.critic_loss(*batch, noise)
@@ -96,38 +94,40 @@ def test_sac_losses(layers):
         assert torch.allclose(log_prob[s], distribution.log_prob(a))
 
 
+def adam_step(old, gradient, lr):
+    """Adam's first step: the learning rate against the gradient's sign, but for its epsilon."""
+    return old - lr * gradient / (gradient.abs() + 1e-8)
+
+
 def test_update_is_adam_on_each_loss(script):
     """Critics first, then the policy on the new critics, the temperature, and the targets last."""
-    agent = agent_of(script, num_seeds=2, autotune=True)
+    agent = agent_of(script, num_seeds=2, autotune=True, q_lr=1e-3, policy_lr=2e-4)
     batch, noise = batch_of(2, 32), normals(3, 2, 32, 3, seed=6)
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     q_loss, _ = agent.critic_loss(*batch, noise)
-    critic = list(agent.critic.parameters())
-    gradients = torch.autograd.grad(q_loss.sum(), critic)
+    q_gradients = torch.autograd.grad(q_loss.sum(), list(agent.critic.parameters()))
     metrics = agent.update(batch, noise)
-    for (name, new), gradient in zip(agent.critic.named_parameters(), gradients):
-        # the first step of Adam is the learning rate against the gradient's sign, but for its epsilon
-        expected = before[f"critic.{name}"] - 3e-4 * gradient / (gradient.abs() + 1e-8)
-        assert torch.allclose(new, expected, rtol=1e-6, atol=1e-10)
-        old_target = before[f"target.{name}"]
-        assert torch.allclose(dict(agent.target.named_parameters())[name], old_target + 0.005 * (new - old_target))
-    entropy_gap = -metrics["losses/entropy"] - 3  # E[log π] minus the target -H̄ = d
+    for (name, new), gradient in zip(agent.critic.named_parameters(), q_gradients):
+        assert torch.equal(new.grad, gradient)  # the policy's loss left nothing here
+        assert torch.allclose(new, adam_step(before[f"critic.{name}"], gradient, 1e-3), rtol=1e-6, atol=1e-10)
+        old = before[f"target.{name}"]
+        assert torch.allclose(agent.target.get_parameter(name), old + 0.005 * (new - old))
+
+    again = agent_of(script, num_seeds=2)  # the old policy beside the new critics
+    old = {name: value for name, value in before.items() if not name.startswith("critic")}
+    again.load_state_dict(old | {f"critic.{name}": value for name, value in agent.critic.state_dict().items()})
+    loss, log_prob, _ = again.policy_loss(batch[0], noise)
+    names = [name for name, _ in agent.named_parameters() if name.startswith(("policy", "force"))]
+    gradients = torch.autograd.grad(loss.sum(), [again.get_parameter(name) for name in names])
+    assert torch.allclose(loss, metrics["losses/actor_loss"]) and len(names) == (6 if script is sac else 10)
+    for name, gradient in zip(names, gradients):
+        assert gradient.abs().max() > 0
+        expected = adam_step(before[name], gradient, 2e-4)
+        assert torch.allclose(agent.get_parameter(name), expected, rtol=1e-6, atol=1e-9), name
+
+    entropy_gap = log_prob.mean(-1) - 3  # E[log π] minus the target -H̄ = d
     assert torch.allclose(metrics["losses/alpha_loss"], -(0.2 * entropy_gap))
-    moved = agent.log_alpha.data[:, 0] - math.log(0.2)
-    assert torch.allclose(moved, 3e-4 * torch.sign(entropy_gap), rtol=1e-3)
-    with torch.no_grad():  # the policy saw the new critics
-        again = agent_of(script, num_seeds=2)
-        old = {k: v for k, v in before.items() if not k.startswith("critic")}
-        again.load_state_dict(old | {f"critic.{k}": v for k, v in agent.critic.state_dict().items()})
-        assert torch.allclose(again.policy_loss(batch[0], noise)[0], metrics["losses/actor_loss"])
-
-
-def test_policy_update_leaves_critics_alone(script):
-    agent = agent_of(script)
-    agent.critic_loss(*batch_of(1, 8), normals(3, 1, 8, 3))[0].sum().backward()
-    gradients = [p.grad.clone() for p in agent.critic.parameters()]
-    agent.policy_loss(normals(1, 8, 11), normals(3, 1, 8, 3))[0].sum().backward(inputs=agent.actor_parameters)
-    assert all(torch.equal(p.grad, g) for p, g in zip(agent.critic.parameters(), gradients))
+    assert torch.allclose(agent.log_alpha.data[:, 0] - math.log(0.2), 1e-3 * torch.sign(entropy_gap), rtol=1e-3)
 
 
 def test_fixed_temperature_stays(script):
@@ -184,7 +184,7 @@ def test_no_leapfrog_steps_is_sac_to_the_bit(autotune):
 
 def test_initial_weights(script):
     """Uniform on ±1/√fan_in, as nn.Linear's, where the split first layer of the critics counts as one."""
-    agent = agent_of(script, obs_dim=40, act_dim=10)
+    agent = agent_of(script, obs_dim=40, act_dim=10, double=False)
     for layer, fan_in in (
         (agent.critic.state, 50),
         (agent.critic.action, 50),
