@@ -59,12 +59,16 @@ def returns_table(paths: list[Path]) -> str:
 
 
 def differences_table(paths: list[Path]) -> str:
-    rows, plain = [], {split(path)[0]: load(path)[1].mean(2) for path in paths if split(path)[1] == "sac_continuous"}
+    rows, plain = [], {split(path)[0]: load(path) for path in paths if split(path)[1] == "sac_continuous"}
     for path in paths:
         env_id, script = split(path)
         if script == "sac_continuous" or env_id not in plain:
             continue
-        ours, theirs = load(path)[1].mean(2), plain[env_id]
+        (steps, ours), (other_steps, theirs) = load(path), plain[env_id]
+        if steps.tolist() != other_steps.tolist():
+            print(f"tables: {path} and SAC's have other steps: give runs of one length", file=sys.stderr)
+            raise SystemExit(2)
+        ours, theirs = ours.mean(2), theirs.mean(2)
         measures = {"best": (ours.max(1), theirs.max(1)), "last evaluation": (ours[:, -1], theirs[:, -1])}
         measures["mean of all evaluations"] = ours.mean(1), theirs.mean(1)
         for name, (left, right) in measures.items():
