@@ -21,15 +21,18 @@ below without their S to read the plain algorithm.
 
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import difflib
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +51,7 @@ SCRIPT = Path(__file__).stem
 HIDDEN = 256  # units in each hidden layer of the policy and the critics
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # D12
 LOG_EVERY = 500  # steps between two rows of losses
+BLOCK = 16  # steps for which random numbers are drawn at once
 
 
 # ---------------------------------------------------------------------------------------- arguments
@@ -70,6 +74,8 @@ class Args:
     eval_frequency: int = 10_000  # steps between two evaluations
     eval_episodes: int = 10  # episodes in an evaluation of one seed
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
+    compile: bool = True  # compile acting and the losses, which takes up to a minute at the start
+    cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
     track: bool = False  # log to Weights & Biases: a run for each seed, all in one group
     wandb_project_name: str = "hamiltonian-policy-optimisation"  # project of --track
     wandb_entity: str | None = None  # user or team of --track
@@ -130,6 +136,8 @@ def check(args: Args) -> None:
         fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
     if args.cuda and not torch.cuda.is_available():
         fail("--cuda: PyTorch finds no GPU; leave the flag out, or install a CUDA build of torch")
+    if args.compile and not (args.cuda or shutil.which(os.environ.get("CXX", "g++"))):
+        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or add --no-compile")
     for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
         if getattr(args, flag) and importlib.util.find_spec(package) is None:
             fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
@@ -170,17 +178,23 @@ def make_env(env_id: str, video: bool = False) -> gym.Env:
 class Draws:
     """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
 
-    def __init__(self, seeds: range, device: torch.device):
+    def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
         states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
         self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
+        self.shapes, self.split, self.used = (acting, updating), math.prod(acting), BLOCK
+        self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
+        self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
 
-    def normal(self, *shape: int) -> torch.Tensor:
-        """(S, *shape) standard normal numbers."""
-        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self.streams])
-
-    def uniform(self, *shape: int) -> torch.Tensor:
-        """(S, *shape) numbers in [0, 1), in double precision."""
-        return torch.stack([torch.rand(shape, generator=g, device=g.device, dtype=torch.double) for g in self.streams])
+    def step(self) -> list[torch.Tensor]:
+        """The numbers of one step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
+        if self.used == BLOCK:
+            self.used = 0
+            for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
+                normal.normal_(generator=stream), uniform.uniform_(generator=stream)
+        normal, uniform = self.normal[:, self.used], self.uniform[:, self.used]
+        self.used += 1
+        parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
+        return [part.view(-1, *shape) for part, shape in parts] + [uniform]
 
 
 class Replay:
@@ -196,88 +210,139 @@ class Replay:
             gigabytes = num_seeds * capacity * sum(self.columns) * 4e-9
             fail(f"--buffer-size {capacity}: {gigabytes:.1f} GB for all seeds do not fit on {device}; choose fewer")
         self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
+        self.size = torch.zeros((), dtype=torch.double, device=device)  # a tensor, so that a CUDA graph can read it
+        self.newest = torch.empty(num_seeds, sum(self.columns), pin_memory=device.type == "cuda")
+        self.copied = torch.cuda.Event() if device.type == "cuda" else None
 
     def add(self, obs, actions, rewards, next_obs, terminated) -> None:
         """Stores one transition a seed: NumPy arrays (S, ds), (S, d), (S,), (S, ds), (S,)."""
-        row = np.concatenate([obs, actions, rewards[:, None], next_obs, terminated[:, None]], axis=1)
-        self.rows[:, self.added % self.rows.shape[1]] = torch.from_numpy(row.astype(np.float32)).to(self.rows.device)
+        if self.copied:
+            self.copied.synchronize()  # the last row has left host memory; by now it has
+        parts = [obs, actions, rewards[:, None], next_obs, terminated[:, None]]
+        np.concatenate(parts, axis=1, out=self.newest.numpy(), casting="unsafe")
+        self.rows[:, self.added % self.rows.shape[1]].copy_(self.newest, non_blocking=True)
         self.added += 1
+        self.size.fill_(min(self.added, self.rows.shape[1]))
+        if self.copied:
+            self.copied.record()
 
     def sample(self, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """s (S, B, ds), a (S, B, d), r (S, B), s' (S, B, ds), terminated (S, B), for uniform (S, B) in [0, 1)."""
-        index = (uniform * min(self.added, self.rows.shape[1])).long() + self.offset
+        index = (uniform * self.size).long() + self.offset
         rows = self.rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
         obs, actions, rewards, next_obs, terminated = rows.split(self.columns, dim=-1)
         return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
 
 
 # ----------------------------------------------------------------------------------------- networks
-class Linear(nn.Module):
-    """A linear layer for each seed, or with twins=(2,) a pair of them; each seed's generator draws its weights.
+class Layers(torch.autograd.Function):
+    """Networks side by side, x (N, B, in) -> (N, out, B), with a backward pass of products and masks alone."""
 
-    Weights (S, in, out) or (S, 2, in, out) and biases are uniform on ±1/√fan_in.
+    @staticmethod
+    def forward(ctx, activate, x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
+        kept = [x]  # what each layer reads
+        for i in range(0, len(layers) - 2, 2):
+            kept.append(activate(torch.baddbmm(layers[i + 1], kept[-1], layers[i])))
+        ctx.activate = activate
+        ctx.save_for_backward(*kept, *layers[::2])
+        return torch.baddbmm(layers[-1], layers[-2], kept[-1].mT)
+
+    @staticmethod
+    def backward(ctx, flow: torch.Tensor):
+        depth = len(ctx.saved_tensors) // 2
+        kept, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
+        gradients = [flow.sum(-1, keepdim=True), torch.bmm(flow, kept[-1])]  # of biases and weights, from the last
+        flow = torch.bmm(flow.mT, weights[-1])
+        for i in range(depth - 1, 0, -1):
+            if ctx.activate is torch.relu_:
+                flow = torch.ops.aten.threshold_backward(flow, kept[i], 0)  # flow where kept is positive, else 0
+            else:
+                flow = torch.ops.aten.elu_backward(flow, 1, 1, 1, True, kept[i])
+            gradients += [flow.sum(1, keepdim=True), torch.bmm(kept[i - 1].mT, flow)]
+            if i > 1 or ctx.needs_input_grad[1]:
+                flow = torch.bmm(flow, weights[i - 1].mT)
+        return None, flow if ctx.needs_input_grad[1] else None, *gradients[::-1]
+
+
+class Network(nn.Module):
+    """A network for each seed, or two with twins=2: N = twins · S networks, the weights drawn seed by seed.
+
+    Weights (N, in, out) and biases are uniform on ±1/√in. The last layer's weights are (N, out, in) and its output has
+    the batch as last axis: a narrow product is several times faster so, on a CPU.
     """
 
-    def __init__(self, init: list[torch.Generator], twins: tuple, n_in: int, n_out: int, fan_in=None, bias=True):
+    def __init__(self, init: list[torch.Generator], twins: int, sizes: list[int], activate=torch.relu_):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(len(init), *twins, n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(len(init), *twins, 1, n_out)) if bias else None
-        bound = 1 / math.sqrt(fan_in or n_in)
-        for parameter in self.parameters():
-            for row, generator in zip(parameter.data, init):
-                row.uniform_(-bound, bound, generator=generator)
+        self.layers, self.activate, self.twins = nn.ParameterList(), activate, twins
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+            shapes = [(n_in, n_out), (1, n_out)] if i < len(sizes) - 2 else [(n_out, n_in), (n_out, 1)]
+            for shape in shapes:
+                self.layers.append(torch.empty(twins * len(init), *shape))
+                for rows, generator in zip(self.layers[-1].data.split(twins), init):
+                    rows.uniform_(-1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
 
-    def forward(self, x: torch.Tensor, add: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
-        """(S, B, in) -> (S, B, out), for a pair (S, 1 or 2, B, in) -> (S, 2, B, out); `add` replaces the bias."""
-        stack = self.weight.shape[:-2]
-        x = x.expand(*stack, *x.shape[-2:]).flatten(0, -3)
-        add = self.bias if add is None else add
-        y = torch.baddbmm(add.flatten(0, -3), x, self.weight.flatten(0, -3))
-        return (y.relu_() if relu else y).view(*stack, *y.shape[-2:])
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(S, B, in) -> (N, out, B)."""
+        return Layers.apply(self.activate, x if self.twins == 1 else twice(x), *self.layers)
 
 
-class Critic(nn.Module):
-    """Twin ReLU critics; the state's share of their first layer is computed once for Q at many actions."""
+def twice(x: torch.Tensor) -> torch.Tensor:
+    """(S, ..) -> (2 S, ..), each seed's part for both of its twins."""
+    return x[:, None].expand(-1, 2, *x.shape[1:]).flatten(0, 1)
+
+
+class Critic(Network):
+    """Twin critics, with ∇_a Q in closed form."""
 
     def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
-        super().__init__()
-        self.state = Linear(init, (2,), obs_dim, HIDDEN, fan_in=obs_dim + act_dim)
-        self.action = Linear(init, (2,), act_dim, HIDDEN, fan_in=obs_dim + act_dim, bias=False)
-        self.hidden = Linear(init, (2,), HIDDEN, HIDDEN)
-        self.out = Linear(init, (2,), HIDDEN, 1)
+        super().__init__(init, 2, [obs_dim + act_dim, HIDDEN, HIDDEN, 1])
+        self.obs_dim = obs_dim
 
-    def share(self, obs: torch.Tensor) -> torch.Tensor:
-        """The state's share of the first layer: (S, B, ds) -> (S, 2, B, HIDDEN)."""
-        return self.state(obs[:, None])
-
-    def forward(self, share: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Q1 and Q2, (S, 2, B), at actions (S, B, d)."""
-        first = self.action(actions[:, None], add=share, relu=True)
-        return self.out(self.hidden(first, relu=True))[..., 0]
+        return super().forward(torch.cat([obs, actions], dim=-1)).view(len(obs), 2, -1)
+
+    @torch.no_grad()
+    def share(self, obs: torch.Tensor) -> torch.Tensor:
+        """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
+        return torch.baddbmm(self.layers[1], twice(obs), self.layers[0][:, : self.obs_dim])
+
+    @torch.no_grad()
+    def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """min(Q1, Q2), (S, B), and its gradient in the action, (S, B, d): that of the smaller critic (D7).
+
+        Q is piecewise linear in a, so this gradient is piecewise constant: masks and transposed weights give it, and
+        holding it constant in back-propagation is exact. Double backward would add nothing.
+        """
+        first, _, second, bias, last, last_bias = self.layers
+        first = first[:, self.obs_dim :]
+        h1 = torch.baddbmm(share, twice(actions), first).relu_()
+        h2 = torch.baddbmm(bias, h1, second).relu_()
+        q1, q2 = torch.baddbmm(last_bias, last, h2.mT).view(len(actions), 2, -1).unbind(1)
+        flow = torch.ops.aten.threshold_backward(last.expand_as(h2), h2, 0)
+        flow = torch.ops.aten.threshold_backward(torch.bmm(flow, second.mT), h1, 0)
+        slope1, slope2 = torch.bmm(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
+        return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
 
 
-class Policy(nn.Module):
+class Policy(Network):
     """tanh-squashed diagonal Gaussian over [-1, 1]^d."""
 
     def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int, layers: int):
-        super().__init__()
-        self.hidden = nn.ModuleList(Linear(init, (), HIDDEN if i else obs_dim, HIDDEN) for i in range(layers))
-        self.out = Linear(init, (), HIDDEN, 2 * act_dim)
+        super().__init__(init, 1, [obs_dim, *[HIDDEN] * layers, 2 * act_dim])
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log standard deviation before the tanh: (S, B, ds) -> 2 × (S, B, d)."""
-        for layer in self.hidden:
-            obs = layer(obs, relu=True)
-        mean, log_std = self.out(obs).chunk(2, dim=-1)
-        return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (log_std.tanh() + 1)
+        mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
+        return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
 
     def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
         mean, log_std = self(obs)
         pre_tanh = mean + log_std.exp() * noise
-        log_prob = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²)
-        return pre_tanh.tanh(), log_prob.sum(-1)
+        squash = pre_tanh + nn.functional.softplus(-2 * pre_tanh)  # log(1 - tanh²) = 2 log 2 - 2 squash
+        log_prob = (2 * squash - log_std - noise.square() / 2).sum(-1)
+        return pre_tanh.tanh(), log_prob - noise.shape[-1] * (2 * math.log(2) + math.log(2 * math.pi) / 2)
 
     def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The action with the noise off, (S, B, d)."""
@@ -296,19 +361,27 @@ class Agent(nn.Module):
         self.log_alpha = nn.Parameter(torch.full((args.num_seeds, 1), math.log(args.alpha)), args.autotune)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.to(device)
+        same = {"fused": True, "capturable": device.type == "cuda"}
         self.actor_parameters = list(self.policy.parameters())
-        self.policy_optimizer = torch.optim.Adam(self.actor_parameters, lr=args.policy_lr, fused=True)
-        self.q_optimizer = torch.optim.Adam(self.critic.parameters(), lr=args.q_lr, fused=True)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=args.q_lr, fused=True)
-
-    def draw(self, draws: Draws, batch: int) -> tuple[torch.Tensor, ...]:
-        """The noise of one update, (S, B, d) each: of the next action and of the action."""
-        return draws.normal(2, batch, self.act_dim).unbind(1)
+        self.policy_optimizer = torch.optim.Adam(self.actor_parameters, lr=args.policy_lr, **same)
+        self.q_optimizer = torch.optim.Adam(self.critic.parameters(), lr=args.q_lr, **same)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=args.q_lr, **same)
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Exploration: actions (S, 1, d) for obs (S, 1, ds)."""
-        return self.policy.sample(obs, draws.normal(1, self.act_dim))[0]
+    def tensors(self) -> list[torch.Tensor]:
+        """All that training changes: weights, temperature, Adam's moments and step counts."""
+        optimizers = (self.q_optimizer, self.policy_optimizer, self.alpha_optimizer)
+        states = [state for optimizer in optimizers for state in optimizer.state.values()]
+        return [p.data for p in self.parameters()] + [x for state in states for x in state.values()]
+
+    def noise_shapes(self) -> tuple[tuple, tuple]:
+        """Normal numbers that a step needs for each seed: acting's and the update's (a', a)."""
+        return (1, self.act_dim), (2, self.args.batch_size, self.act_dim)
+
+    @torch.no_grad()
+    def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Exploration: actions (S, d) for obs (S, ds) and noise (S, 1, d)."""
+        return self.policy.sample(obs[:, None], noise)[0][:, 0]
 
     def readings(self) -> dict:
         """The policies that an evaluation runs, noise off; the first is the one that counts."""
@@ -317,31 +390,31 @@ class Agent(nn.Module):
     def critic_loss(self, obs, actions, rewards, next_obs, terminated, noise) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
         with torch.no_grad():
-            next_actions, next_log_prob = self.policy.sample(next_obs, noise[0])
-            next_share = self.target.share(next_obs)
-            next_q = self.target(next_share, next_actions).amin(1)
+            next_actions, next_log_prob = self.policy.sample(next_obs, noise[:, 0])
+            next_q = self.target(next_obs, next_actions).amin(1)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = rewards + self.args.gamma * (1 - terminated) * next_value
-        q = self.critic(self.critic.share(obs), actions)
+        q = self.critic(obs, actions)
         return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
 
-    def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, dict]:
-        """Minus the objective, HPO eq. (7), (S,); log π (S, B); metrics (S,)."""
-        actions, log_prob = self.policy.sample(obs, noise[1])
-        share, alpha, metrics = self.critic.share(obs).detach(), self.log_alpha.exp().detach(), {}
-        loss = alpha * log_prob - self.critic(share, actions).amin(1)
-        return loss.mean(-1), log_prob.detach(), metrics
+    def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Minus the objective, HPO eq. (7), (S,); log π (S, B); the actions (S, B, d)."""
+        actions, log_prob = self.policy.sample(obs, noise[:, 1])
+        share, alpha = self.critic.share(obs), self.log_alpha.exp().detach()
+        q, slope = self.critic.slope(share, actions.detach())
+        loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
+        return loss.mean(-1), log_prob.detach(), actions.detach()
 
-    def update(self, batch: tuple[torch.Tensor, ...], noise: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        """One step of the critics, the policy, the temperature and the targets; metrics (S,)."""
+    def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step of the critics, the policy, the temperature and the targets, for noise (S, .., B, d)."""
         q_loss, q_values = self.critic_loss(*batch, noise)
         self.q_optimizer.zero_grad()
         q_loss.sum().backward()
         self.q_optimizer.step()
 
-        policy_loss, log_prob, metrics = self.policy_loss(batch[0], noise)
+        policy_loss, log_prob, actions = self.policy_loss(batch[0], noise)
         self.policy_optimizer.zero_grad()
-        policy_loss.sum().backward(inputs=self.actor_parameters)  # and not the critics
+        policy_loss.sum().backward()
         self.policy_optimizer.step()
 
         if self.args.autotune:
@@ -349,15 +422,52 @@ class Agent(nn.Module):
             self.alpha_optimizer.zero_grad()
             alpha_loss.sum().backward()
             self.alpha_optimizer.step()
-            metrics["losses/alpha_loss"] = alpha_loss.detach()
         with torch.no_grad():
-            for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
-                slow.lerp_(fast, self.args.tau)
+            torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
+        seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
+        return {k: v.detach() for k, v in (seen | {"actions": actions, "replayed": batch[1]}).items()}
 
-        for i in range(2):
-            metrics |= {f"losses/qf{i + 1}_values": q_values[:, i], f"losses/qf{i + 1}_loss": q_loss[:, i].detach()}
-        metrics |= {"losses/qf_loss": q_loss.detach().mean(-1), "losses/actor_loss": policy_loss.detach()}
-        return metrics | {"losses/entropy": -log_prob.mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
+    def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What an update returned, as scalars (S,) under the names of the logs."""
+        metrics = {"losses/qf_loss": seen["q_loss"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
+        for i, (loss, values) in enumerate(zip(seen["q_loss"].unbind(1), seen["q_values"].unbind(1))):
+            metrics |= {f"losses/qf{i + 1}_loss": loss, f"losses/qf{i + 1}_values": values}
+        metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
+        if self.args.autotune:  # at the temperature after the update
+            metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
+        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
+        return metrics
+
+
+class Recorded:
+    """A function of tensors as one CUDA graph, recorded at its first call and replayed on the same memory after.
+
+    Recording needs a few trial runs, so whatever they changed in `agent` is put back.
+    """
+
+    def __init__(self, function, agent: Agent):
+        self.function, self.agent, self.graph = function, agent, None
+
+    def __call__(self, *inputs: torch.Tensor):
+        if self.graph is None:
+            self.inputs, kept = [x.clone() for x in inputs], [(x, x.clone()) for x in self.agent.tensors()]
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self.function(*self.inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = self.function(*self.inputs)
+            for x in self.agent.tensors():
+                x.zero_()  # Adam's first state, where the trial runs made it
+            for x, old in kept:
+                x.copy_(old)
+        for mine, new in zip(self.inputs, inputs):
+            mine.copy_(new, non_blocking=True)
+        self.graph.replay()
+        return self.outputs
 
 
 @torch.no_grad()
@@ -459,6 +569,25 @@ class Run:
             end()
 
 
+def fast(agent: Agent, replay: Replay) -> tuple:
+    """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
+    if agent.args.compile:
+        agent.critic_loss, agent.policy_loss, agent.act = (
+            torch.compile(f, dynamic=False) for f in (agent.critic_loss, agent.policy_loss, agent.act)
+        )
+    with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+    def learn(uniform, noise):
+        return agent.update(replay.sample(uniform), noise)
+
+    functions = {"act": agent.act, "learn": learn} | agent.readings()
+    if agent.args.cuda and agent.args.cuda_graphs:
+        functions = {name: Recorded(function, agent) for name, function in functions.items()}
+    return functions.pop("act"), functions.pop("learn"), functions
+
+
 def train(args: Args, given: set[str] = frozenset()) -> int:
     """HPO Algorithm 1, whose lines are numbered beside ours. Returns the exit code: 0, or 130 after Ctrl-C."""
     check(args)
@@ -472,8 +601,10 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
         env.action_space.seed(seed)
     obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
     obs_dim, act_dim = obs.shape[1], envs[0].action_space.shape[0]
-    agent, draws = Agent(args, obs_dim, act_dim, device), Draws(seeds, device)
+    agent = Agent(args, obs_dim, act_dim, device)
+    draws = Draws(seeds, *agent.noise_shapes(), args.batch_size, device)
     replay = Replay(args.num_seeds, min(args.buffer_size, args.total_timesteps), obs_dim, act_dim, device)
+    act, learn, policies = fast(agent, replay)
     returns, lengths = np.zeros(args.num_seeds), np.zeros(args.num_seeds, int)
 
     run, step, exit_code = Run(args, given, list(agent.readings())), 0, 0
@@ -482,11 +613,13 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
             film = str(run.folder / f"seed-{seed}" / "videos")
             row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
         for step in range(1, args.total_timesteps + 1):
-            if step <= args.learning_starts:
-                actions = np.array([env.action_space.sample() for env in envs])
-            else:
+            if learning := step > args.learning_starts and replay.added > 0:
+                acting, updating, uniform = draws.step()
                 state = torch.as_tensor(obs, dtype=torch.float32, device=device)
-                actions = agent.act(state[:, None], draws)[:, 0].cpu().numpy()  # lines 3, 4
+                actions = act(state, acting).cpu().numpy()  # lines 3, 4
+                seen = learn(uniform, updating)  # lines 7 to 10; a GPU does them while the environments step
+            else:
+                actions = np.array([env.action_space.sample() for env in envs])
 
             outcomes = [env.step(action)[:4] for env, action in zip(envs, actions)]  # line 5
             next_obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
@@ -496,14 +629,10 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
                 run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, [i])
                 obs[i], returns[i], lengths[i] = envs[i].reset()[0], 0, 0
 
-            if step > args.learning_starts:
-                batch = replay.sample(draws.uniform(args.batch_size))  # line 7
-                metrics = agent.update(batch, agent.draw(draws, args.batch_size))  # lines 8 to 10
-                if step % LOG_EVERY == 0:
-                    run.log(step, metrics | {"charts/SPS": [run.rate] * args.num_seeds})
+            if learning and step % LOG_EVERY == 0:
+                run.log(step, agent.metrics(seen) | {"charts/SPS": [run.rate] * args.num_seeds})
             if due := step % args.eval_frequency == 0:
-                readings = agent.readings().items()
-                run.evaluation(step, {n: evaluate(n, p, eval_envs, seeds, step, device) for n, p in readings})
+                run.evaluation(step, {n: evaluate(n, p, eval_envs, seeds, step, device) for n, p in policies.items()})
             run.progress(step, due)
     except KeyboardInterrupt:
         exit_code = 130

@@ -87,7 +87,14 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 def quick(script, **flags):
     """Arguments of a run of a second or two."""
-    small = {"env_id": "Drift-v0", "total_timesteps": 120, "learning_starts": 40, "batch_size": 16, "cuda": False}
+    small = {
+        "env_id": "Drift-v0",
+        "total_timesteps": 120,
+        "learning_starts": 40,
+        "batch_size": 16,
+        "cuda": False,
+        "compile": False,
+    }
     return script.Args(**(small | {"eval_frequency": 60, "eval_episodes": 2} | flags))
 
 

@@ -15,8 +15,8 @@ import sac_hpo_continuous as hpo
 
 def force_of(agent, obs):
     """The force of HPO eq. (16) on the agent's critics, as `evolve` builds it."""
-    share = agent.critic.share(obs).detach()
-    return lambda a: agent.force(obs, a, -F.normalize(hpo.action_gradient(agent.critic, share, a), dim=-1))
+    share = agent.critic.share(obs)
+    return lambda a: agent.force(obs, a, -F.normalize(agent.critic.slope(share, a)[1], dim=-1))
 
 
 def backwards(force, actions, momentum, step_size, stds):
@@ -29,8 +29,15 @@ def backwards(force, actions, momentum, step_size, stds):
     return actions, momentum
 
 
+def plain_q(critic, obs, a):
+    """Q1 and Q2 (S, 2, B) by matrix products and ReLU alone, so that autograd differentiates them, twice if asked."""
+    w1, b1, w2, b2, w3, b3 = (p.unflatten(0, (-1, 2)) for p in critic.layers)
+    h = F.relu(torch.cat([obs, a], dim=-1)[:, None] @ w1 + b1)
+    return (F.relu(h @ w2 + b2) @ w3.mT + b3.mT)[..., 0]
+
+
 def min_q(agent, obs):
-    return lambda a: agent.critic(agent.critic.share(obs), a).amin(1)
+    return lambda a: plain_q(agent.critic, obs, a).amin(1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -149,15 +156,16 @@ def test_joint_density(one_dimensional):
 def test_closed_form_gradient_is_autograds():
     agent, obs, a = agent_of(hpo, num_seeds=3), normals(3, 50, 11), normals(3, 50, 3, seed=1).requires_grad_()
     expected = torch.autograd.grad(min_q(agent, obs)(a).sum(), a)[0]
-    gradient = hpo.action_gradient(agent.critic, agent.critic.share(obs), a)
+    smaller, gradient = agent.critic.slope(agent.critic.share(obs), a)
     assert expected.abs().max() > 1e-3 and torch.allclose(gradient, expected, rtol=1e-10, atol=1e-14)
-    q = agent.critic(agent.critic.share(obs), a)
+    q = agent.critic(obs, a)
+    assert torch.allclose(q, plain_q(agent.critic, obs, a)) and torch.allclose(smaller, q.amin(1))
     assert 0 < (q[:, 0] < q[:, 1]).double().mean() < 1  # both critics were the smaller one somewhere (D7)
 
 
 def test_zero_gradient_gives_no_force_direction():
     agent, obs = agent_of(hpo), normals(1, 4, 11)
-    agent.critic.action.weight.data.zero_()
+    agent.critic.layers[0].data[:, 11:] = 0
     seen = []
     agent.force.register_forward_hook(lambda _, inputs, out: seen.append(inputs[2]))
     agent.evolve(agent.critic, agent.critic.share(obs), obs, normals(1, 4, 3), normals(1, 4, 3), 0.1)
@@ -177,13 +185,13 @@ def policy_gradient(agent, q, obs, noise, hold):
         g = gradient / gradient.norm(dim=-1, keepdim=True)
         out = [torch.cat([obs, a, g], dim=-1)] * 2
         for i in range(2):
-            w, b1, v, b2 = (p[:, i] for p in agent.force.parameters())
-            out[i] = F.elu(out[i] @ w + b1) @ v + b2
+            w, b1, v, b2 = (p[i::2] for p in agent.force.layers)
+            out[i] = F.elu(out[i] @ w + b1) @ v.mT + b2.mT
         gate = out[1].sigmoid()
         return gate * g + (1 - gate) * out[0].tanh()
 
-    a, log_prob = agent.policy.sample(obs, noise[1])
-    rho = std * noise[2]
+    a, log_prob = agent.policy.sample(obs, noise[:, 1])
+    rho = std * noise[:, 2]
     for k in range(1, args.leapfrog_steps + 1):  # eq. (16), both halves
         rho = rho - args.step_size / 2 * force(a)
         a = a + args.step_size * rho
@@ -199,7 +207,7 @@ def distance(left, right):
 def test_policy_gradient_equals_double_backward():
     """On ReLU critics holding g constant changes nothing; on smooth ones it does (the negative control)."""
     agent, obs = agent_of(hpo, num_seeds=2, leapfrog_steps=3, step_size=0.3), normals(2, 64, 11)
-    noise = normals(3, 2, 64, 3, seed=9)
+    noise = normals(2, 3, 64, 3, seed=9)
     ours = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.actor_parameters)
     double = policy_gradient(agent, min_q(agent, obs), obs, noise, hold=False)
     assert distance(ours, double) < 1e-9
@@ -216,22 +224,21 @@ def test_policy_gradient_equals_double_backward():
 
 def test_momentum_term():
     """D4: the flag adds αβ0/2 ρ_Kᵀρ_K, HPO eq. (15)."""
-    obs, noise = normals(1, 16, 11), normals(3, 1, 16, 3, seed=4)
+    obs, noise = normals(1, 16, 11), normals(1, 3, 16, 3, seed=4)
     plain, term = agent_of(hpo), agent_of(hpo, momentum_term=True)
-    a0, _ = term.policy.sample(obs, noise[1])
-    _, rho = term.evolve(term.critic, term.critic.share(obs), obs, a0, noise[2], 0.1, last=True)
+    a0, _ = term.policy.sample(obs, noise[:, 1])
+    _, rho = term.evolve(term.critic, term.critic.share(obs), obs, a0, noise[:, 2], 0.1, last=True)
     extra = 0.2 / 0.1**2 / 2 * (rho**2).sum(-1).mean(-1)
     assert torch.allclose(term.policy_loss(obs, noise)[0], plain.policy_loss(obs, noise)[0] + extra)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_number_of_gradient_evaluations(monkeypatch, steps):
-    """K for K steps, not 2K; K + 1 with the ρ_K term."""
-    calls, original = [], hpo.action_gradient
-    monkeypatch.setattr(hpo, "action_gradient", lambda *a: calls.append(1) or original(*a))
-    obs, noise = normals(1, 8, 11), normals(4, 1, 8, 3)
-    batch = (obs, noise[0], noise[0, ..., 0], obs, noise[0, ..., 0])
-    draws = hpo.Draws(range(1, 2), torch.device("cpu"))
+    """K for K steps, not 2K; K + 1 with the ρ_K term. The policy's loss takes one more for Q at a_K."""
+    calls, original = [], hpo.Critic.slope
+    monkeypatch.setattr(hpo.Critic, "slope", lambda *a: calls.append(1) or original(*a))
+    obs, noise = normals(1, 8, 11), normals(1, 4, 8, 3)
+    batch = (obs, noise[:, 0], noise[:, 0, :, 0], obs, noise[:, 0, :, 0])
 
     def count(act):
         calls.clear()
@@ -239,26 +246,25 @@ def test_number_of_gradient_evaluations(monkeypatch, steps):
         return len(calls)
 
     agent = agent_of(hpo, leapfrog_steps=steps)
-    assert count(lambda: agent.policy_loss(obs, noise)) == steps
+    assert count(lambda: agent.policy_loss(obs, noise)) == steps + 1
     assert count(lambda: agent.critic_loss(*batch, noise)) == 0  # D8: the base policy's sample by default
     assert count(lambda: agent.evolved_mean(obs)) == steps
-    agent.float()
-    assert count(lambda: agent.act(obs[:, :1].float(), draws)) == steps
+    assert count(lambda: agent.act(obs[:, 0], noise[:, :2, 0])) == steps
     agent = agent_of(hpo, leapfrog_steps=steps, momentum_term=True, evolve_target=True)
-    assert count(lambda: agent.policy_loss(obs, noise)) == steps + (steps > 0)
+    assert count(lambda: agent.policy_loss(obs, noise)) == steps + (steps > 0) + 1
     assert count(lambda: agent.critic_loss(*batch, noise)) == steps
 
 
 def test_evolved_target():
     """D8: with the flag the target's next action follows the target critics from the training momentum."""
     agent = agent_of(hpo, evolve_target=True)
-    noise, obs, rewards = normals(4, 1, 8, 3), normals(1, 8, 11), normals(1, 8)
-    loss, _ = agent.critic_loss(obs, noise[3].tanh(), rewards, obs + 1, torch.zeros(1, 8), noise)
-    a0, log_prob = agent.policy.sample(obs + 1, noise[0])
+    noise, obs, rewards = normals(1, 4, 8, 3), normals(1, 8, 11), normals(1, 8)
+    loss, _ = agent.critic_loss(obs, noise[:, 3].tanh(), rewards, obs + 1, torch.zeros(1, 8), noise)
+    a0, log_prob = agent.policy.sample(obs + 1, noise[:, 0])
     share = agent.target.share(obs + 1)
-    a, _ = agent.evolve(agent.target, share, obs + 1, a0, noise[3], 0.1)
-    y = rewards + 0.99 * (agent.target(share, a.clamp(-1, 1)).amin(1) - 0.2 * log_prob)
-    q = agent.critic(agent.critic.share(obs), noise[3].tanh())
+    a, _ = agent.evolve(agent.target, share, obs + 1, a0, noise[:, 3], 0.1)
+    y = rewards + 0.99 * (plain_q(agent.target, obs + 1, a.clamp(-1, 1)).amin(1) - 0.2 * log_prob)
+    q = plain_q(agent.critic, obs, noise[:, 3].tanh())
     assert torch.allclose(loss, ((q - y[:, None]) ** 2).mean(-1))
 
 
@@ -281,26 +287,25 @@ def test_readings_of_evaluation():
 def test_exploration():
     """Acting, written out by hand for K = 2: ρ_0 of standard deviation 1.5 (D14), its own schedule, the clamp (D6)."""
     agent, obs = agent_of(hpo, double=False, num_seeds=2), normals(2, 1, 11).float()
-    draws, again = (hpo.Draws(range(1, 3), torch.device("cpu")) for _ in range(2))
     clamped = 0
-    for _ in range(30):
-        noise = again.normal(2, 3)
+    for i in range(30):
+        noise = normals(2, 2, 3, seed=i).float()
         with torch.no_grad():
             force, (a, _) = force_of(agent, obs), agent.policy.sample(obs, noise[:, :1])
             rho = 1.5 * noise[:, 1:] - 0.15 / 2 * force(a)
             a = a + 0.15 * rho
             rho = (rho - 0.15 / 2 * force(a)) * 1.375 / 1.5
             a = a + 0.15 * (rho - 0.15 / 2 * force(a))
-        assert torch.allclose(agent.act(obs, draws), a.clamp(-1, 1), atol=1e-6)
+        assert torch.allclose(agent.act(obs[:, 0], noise), a.clamp(-1, 1)[:, 0], atol=1e-6)
         clamped += (a.abs() > 1).sum()
     assert clamped > 0
 
 
 def test_clamped_coordinates_get_no_gradient():
     """D6: Q's gradient stops at the box."""
-    agent, obs, noise = agent_of(hpo, momentum_std_train=50.0, alpha=1e-9), normals(1, 64, 11), normals(3, 1, 64, 3)
-    loss, _, metrics = agent.policy_loss(obs, noise.sign() * 1.0)
-    assert metrics["charts/clamped_fraction"] == 1  # a momentum of ±50 throws everything out
+    agent, obs, noise = agent_of(hpo, momentum_std_train=50.0, alpha=1e-9), normals(1, 64, 11), normals(1, 3, 64, 3)
+    loss, _, actions = agent.policy_loss(obs, noise.sign() * 1.0)
+    assert (actions.abs() > 1).all()  # a momentum of ±50 throws everything out
     assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.actor_parameters)) < 1e-6
 
 
@@ -310,7 +315,7 @@ def test_state_in_force_is_optional():
     for flag in (True, False):
         force = agent_of(hpo, leapfrog_state=flag).force
         same = torch.equal(force(normals(1, 4, 11), a, g), force(normals(1, 4, 11, seed=2), a, g))
-        assert same is not flag and force.hidden.weight.shape[-2] == (17 if flag else 6)
+        assert same is not flag and force.layers[0].shape[-2] == (17 if flag else 6)
 
 
 def test_gate_mixes_explicit_and_implicit_gradient():
@@ -321,11 +326,11 @@ def test_gate_mixes_explicit_and_implicit_gradient():
         normals(1, 64, 3),
         F.normalize(normals(1, 64, 3, seed=1), dim=-1),
     )
-    agent.force.out.weight.data.zero_()
+    agent.force.layers[2].data.zero_()
     for bias, expected in (
         ((9.0, 0.0), 0.5 * g + 0.5),
         ((-9.0, 40.0), g),
         ((0.4, -40.0), torch.full_like(g, math.tanh(0.4))),
     ):
-        agent.force.out.bias.data[0, 0], agent.force.out.bias.data[0, 1] = bias
+        agent.force.layers[3].data[0], agent.force.layers[3].data[1] = bias
         assert torch.allclose(agent.force(obs, a, g), expected, atol=1e-6)

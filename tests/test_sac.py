@@ -16,6 +16,10 @@ import sac_hpo_continuous as hpo
 CPU = torch.device("cpu")
 
 
+def draws_of(script, agent, seeds):
+    return script.Draws(seeds, *agent.noise_shapes(), agent.args.batch_size, CPU)
+
+
 def mlp(x, *layers):
     """A plain two-dimensional multi-layer perceptron: ReLU between the (weight, bias) pairs."""
     for i, (weight, bias) in enumerate(layers):
@@ -23,17 +27,20 @@ def mlp(x, *layers):
     return x
 
 
+def plain_layers(network, i):
+    """(weight, bias) pairs of the i-th of the networks that lie side by side."""
+    *hidden, last = ((w[i], b[i]) for w, b in zip(network.layers[::2], network.layers[1::2]))
+    return [*hidden, (last[0].T, last[1].T)]
+
+
 def plain_critic(critic, seed, i, obs, actions):
     """Q_i of one seed from its own weights alone, (B,)."""
-    first = torch.cat([critic.state.weight[seed, i], critic.action.weight[seed, i]])
-    layers = [(first, critic.state.bias[seed, i])]
-    layers += [(layer.weight[seed, i], layer.bias[seed, i]) for layer in (critic.hidden, critic.out)]
-    return mlp(torch.cat([obs, actions], dim=-1), *layers)[:, 0]
+    return mlp(torch.cat([obs, actions], dim=-1), *plain_layers(critic, 2 * seed + i))[:, 0]
 
 
 def plain_policy(policy, seed, obs):
     """The distribution of one seed's actions, built by torch.distributions."""
-    out = mlp(obs, *((layer.weight[seed], layer.bias[seed]) for layer in (*policy.hidden, policy.out)))
+    out = mlp(obs, *plain_layers(policy, seed))
     mean, log_std = out.chunk(2, dim=-1)
     log_std = -5 + 0.5 * 7 * (1 + log_std.tanh())
     squash = torch.distributions.transforms.TanhTransform(cache_size=1)
@@ -56,7 +63,7 @@ def test_log_probability(script):
             u = mean + log_std.exp() * noise[seed]
             assert torch.allclose(actions[seed], u.tanh())
             assert torch.allclose(distribution.log_prob(u.tanh()), log_prob[seed], atol=tolerance)
-    agent.policy.out.bias.data[:] = 40.0  # tanh rounds to 1, its log-density must not
+    agent.policy.layers[-1].data[:] = 40.0  # tanh rounds to 1, its log-density must not
     _, log_prob = agent.policy.sample(obs, normals(2, 40, 3))
     assert torch.isfinite(log_prob).all()
 
@@ -65,7 +72,7 @@ def test_log_std_range(script):
     """D12: the log standard deviation lies in [-5, 2] and reaches both ends."""
     agent, obs = agent_of(script), normals(1, 4, 11)
     for bias, end in ((-50.0, -5.0), (50.0, 2.0)):
-        agent.policy.out.bias.data[..., 3:] = bias
+        agent.policy.layers[-1].data[:, 3:] = bias
         assert torch.allclose(agent.policy(obs)[1], torch.full((1, 4, 3), end).double())
 
 
@@ -79,7 +86,7 @@ def test_sac_losses(layers):
     loss, log_prob, _ = agent.policy_loss(obs, noise)
     for s in range(2):
         mean, log_std, distribution = plain_policy(agent.policy, s, next_obs[s])
-        a = (mean + log_std.exp() * noise[0, s]).tanh()
+        a = (mean + log_std.exp() * noise[s, 0]).tanh()
         q1, q2 = (plain_critic(agent.target, s, i, next_obs[s], a) for i in range(2))
         y = rewards[s] + 0.99 * (1 - terminated[s]) * (torch.minimum(q1, q2) - 0.3 * distribution.log_prob(a))
         for i in range(2):
@@ -87,7 +94,7 @@ def test_sac_losses(layers):
             assert q_loss[s, i].item() == pytest.approx(F.mse_loss(q, y).item(), rel=1e-9)
             assert q_values[s, i].item() == pytest.approx(q.mean().item())
         mean, log_std, distribution = plain_policy(agent.policy, s, obs[s])
-        a = (mean + log_std.exp() * noise[1, s]).tanh()
+        a = (mean + log_std.exp() * noise[s, 1]).tanh()
         q1, q2 = (plain_critic(agent.critic, s, i, obs[s], a) for i in range(2))
         expected = (0.3 * distribution.log_prob(a) - torch.minimum(q1, q2)).mean()
         assert loss[s].item() == pytest.approx(expected.item(), rel=1e-9)
@@ -102,13 +109,13 @@ def adam_step(old, gradient, lr):
 def test_update_is_adam_on_each_loss(script):
     """Critics first, then the policy on the new critics, the temperature, and the targets last."""
     agent = agent_of(script, num_seeds=2, autotune=True, q_lr=1e-3, policy_lr=2e-4)
-    batch, noise = batch_of(2, 32), normals(3, 2, 32, 3, seed=6)
+    batch, noise = batch_of(2, 32), normals(2, 3, 32, 3, seed=6)
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     q_loss, _ = agent.critic_loss(*batch, noise)
     q_gradients = torch.autograd.grad(q_loss.sum(), list(agent.critic.parameters()))
-    metrics = agent.update(batch, noise)
+    metrics = agent.metrics(agent.update(batch, noise))
     for (name, new), gradient in zip(agent.critic.named_parameters(), q_gradients):
-        assert torch.equal(new.grad, gradient)  # the policy's loss left nothing here
+        assert torch.allclose(new.grad, gradient, rtol=1e-12)  # the policy's loss left nothing here
         assert torch.allclose(new, adam_step(before[f"critic.{name}"], gradient, 1e-3), rtol=1e-6, atol=1e-10)
         old = before[f"target.{name}"]
         assert torch.allclose(agent.target.get_parameter(name), old + 0.005 * (new - old))
@@ -126,13 +133,13 @@ def test_update_is_adam_on_each_loss(script):
         assert torch.allclose(agent.get_parameter(name), expected, rtol=1e-6, atol=1e-9), name
 
     entropy_gap = log_prob.mean(-1) - 3  # E[log π] minus the target -H̄ = d
-    assert torch.allclose(metrics["losses/alpha_loss"], -(0.2 * entropy_gap))
+    assert torch.allclose(metrics["losses/alpha_loss"], -(agent.log_alpha.data.exp()[:, 0] * entropy_gap))
     assert torch.allclose(agent.log_alpha.data[:, 0] - math.log(0.2), 1e-3 * torch.sign(entropy_gap), rtol=1e-3)
 
 
 def test_fixed_temperature_stays(script):
     agent = agent_of(script)
-    agent.update(batch_of(1, 8), normals(3, 1, 8, 3))
+    agent.update(batch_of(1, 8), normals(1, 3, 8, 3))
     assert agent.log_alpha.item() == math.log(0.2)
 
 
@@ -147,21 +154,24 @@ def test_seeds_have_no_gradient_in_each_other(script):
             gradients = torch.autograd.grad(losses[seed], parameters, retain_graph=True)
             for gradient in gradients:
                 others = [s for s in range(3) if s != seed]
+                gradient = gradient.unflatten(0, (3, -1))
                 assert gradient[seed].abs().sum() > 0 and (gradient[others] == 0).all()
 
 
 def test_a_seed_learns_the_same_in_any_company(script):
     """Seed 2 of seeds 1 to 3, updated together, equals seed 2 alone: weights, draws and updates."""
     many, alone = (agent_of(script, double=False, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
-    draws = script.Draws(range(1, 4), CPU), script.Draws(range(2, 3), CPU)
-    batch = [x.float() for x in batch_of(3, 32)]
+    draws = [draws_of(script, agent, seeds) for agent, seeds in ((many, range(1, 4)), (alone, range(2, 3)))]
+    batch = [x.float() for x in batch_of(3, 256)]
     for _ in range(3):
-        many.update(batch, many.draw(draws[0], 32))
-        alone.update([x[1:2] for x in batch], alone.draw(draws[1], 32))
-    obs = batch[0][:, :1]
-    assert torch.allclose(many.act(obs, draws[0])[1:2], alone.act(obs[1:2], draws[1]), atol=1e-6)
+        (acting, noise, _), (acting1, noise1, _) = draws[0].step(), draws[1].step()
+        many.update(batch, noise)
+        alone.update([x[1:2] for x in batch], noise1)
+    obs = batch[0][:, 0]
+    assert torch.allclose(many.act(obs, acting)[1:2], alone.act(obs[1:2], acting1), atol=1e-6)
     for (name, left), right in zip(many.named_parameters(), alone.parameters()):
-        assert torch.allclose(left[1:2], right, rtol=1e-5, atol=1e-6), name
+        left = left.unflatten(0, (3, -1))
+        assert torch.allclose(left[1], right, rtol=1e-5, atol=1e-6), name
         assert left.numel() == 3 or not torch.allclose(left[0], left[1])
 
 
@@ -170,32 +180,27 @@ def test_no_leapfrog_steps_is_sac_to_the_bit(autotune):
     """K = 0 with SAC's policy layers: the same weights, actions and losses from the same draws."""
     flags = {"double": False, "num_seeds": 2, "autotune": autotune}
     left, right = agent_of(sac, **flags), agent_of(hpo, leapfrog_steps=0, **flags)
-    draws = sac.Draws(range(1, 3), CPU), hpo.Draws(range(1, 3), CPU)
+    draws = draws_of(sac, left, range(1, 3)), draws_of(hpo, right, range(1, 3))
     for i in range(5):
-        batch, obs = [x.float() for x in batch_of(2, 64, seed=10 * i)], normals(2, 1, 11, seed=i).float()
-        a = left.update(batch, left.draw(draws[0], 64))
-        b = right.update(batch, right.draw(draws[1], 64))
+        batch, obs = [x.float() for x in batch_of(2, 256, seed=10 * i)], normals(2, 11, seed=i).float()
+        (acting, noise, _), (acting1, noise1, _) = draws[0].step(), draws[1].step()
+        a, b = left.update(batch, noise), right.update(batch, noise1)
         assert all(torch.equal(a[name], b[name]) for name in a)
-        assert torch.equal(left.act(obs, draws[0]), right.act(obs, draws[1]))
-        assert torch.equal(left.readings()["base"](obs), right.readings()["leapfrog"](obs))
+        assert torch.equal(left.act(obs, acting), right.act(obs, acting1))
+        states = obs[:, None]
+        assert torch.equal(left.readings()["base"](states), right.readings()["leapfrog"](states))
     theirs = right.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in left.state_dict().items())
 
 
 def test_initial_weights(script):
-    """Uniform on ±1/√fan_in, as nn.Linear's, where the split first layer of the critics counts as one."""
+    """Uniform on ±1/√fan_in, as nn.Linear's, and the same for a seed whichever seeds run beside it."""
     agent = agent_of(script, obs_dim=40, act_dim=10, double=False)
-    for layer, fan_in in (
-        (agent.critic.state, 50),
-        (agent.critic.action, 50),
-        (agent.critic.hidden, 256),
-        (agent.policy.out, 256),
-    ):
-        bound, weight = 1 / math.sqrt(fan_in), layer.weight
-        assert bound * 0.98 < weight.max() <= bound and weight.std().item() == pytest.approx(
-            bound / math.sqrt(3), rel=0.05
-        )
-        assert layer.bias is None or layer.bias.abs().max() <= bound
+    for layer, fan_in in ((agent.critic.layers, 50), (agent.critic.layers[2:], 256), (agent.policy.layers[-2:], 256)):
+        bound, weight = 1 / math.sqrt(fan_in), layer[0]
+        assert bound * 0.98 < weight.max() <= bound
+        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert 0 < layer[1].abs().max() <= bound
     assert all(torch.equal(p, q) for p, q in zip(agent.critic.parameters(), agent.target.parameters()))
 
 
@@ -223,11 +228,17 @@ def test_replay(script, capacity, added, seeds, draw):
 
 def test_draws(script):
     """Each seed has a stream of its own, unlike the one that made its weights; uniforms lie in [0, 1)."""
-    draws, again = script.Draws(range(3, 6), CPU), script.Draws(range(4, 5), CPU)
-    normal, uniform = draws.normal(5000), draws.uniform(5000)
-    assert torch.equal(normal[1:2], again.normal(5000)) and torch.equal(uniform[1:2], again.uniform(5000))
-    assert normal.mean().abs() < 0.05 and abs(normal.std() - 1) < 0.05
+    draws, again = (script.Draws(seeds, (2, 3), (3, 50, 3), 40, CPU) for seeds in (range(3, 6), range(4, 5)))
+    steps, theirs = ([[x.clone() for x in d.step()] for _ in range(script.BLOCK + 5)] for d in (draws, again))
+    assert [x.shape for x in steps[0]] == [(3, 2, 3), (3, 3, 50, 3), (3, 40)]
+    for left, right in zip(steps, theirs):
+        assert all(torch.equal(x[1:2], y) for x, y in zip(left, right))
+    acting, updating, uniform = (torch.cat([x.flatten(1) for x in parts], 1) for parts in zip(*steps))
+    normal = torch.cat([acting, updating], 1)
+    assert (
+        normal.mean().abs() < 0.05 and abs(normal.std() - 1) < 0.05 and normal.unique().numel() > 0.99 * normal.numel()
+    )
     assert 0 <= uniform.min() < 0.01 and 0.99 < uniform.max() < 1 and uniform.dtype == torch.double
     assert torch.corrcoef(normal).fill_diagonal_(0).abs().max() < 0.1
-    weights = torch.randn(5000, generator=torch.Generator().manual_seed(4))
+    weights = torch.randn(normal.shape[1], generator=torch.Generator().manual_seed(4))
     assert abs(np.corrcoef(weights, normal[1])[0, 1]) < 0.1

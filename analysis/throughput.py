@@ -1,0 +1,206 @@
+"""Steps per second of the scripts after warm-up, beside this machine's ceiling and, if asked, a peer.
+
+    python analysis/throughput.py --num-seeds 1 4 --leapfrog-steps 2
+    python analysis/throughput.py --vs "peer/bin/python bench_peer.py Hopper-v4 3000"     # prints ".. 123.4 steps/s"
+
+Every measurement is a process of its own that trains for --warm-up steps and then times --steps more, environment
+and acting included, evaluations not. Measurements of all cells (and the peer before each of them) are repeated
+--rounds times in turn, because a machine's speed drifts: compare ratios, which pair measurements made side by side.
+
+The ceiling. On a CPU: the rate of this machine's products of a batch with a 256 x 256 layer, all networks side by
+side, over the operations of a step (`operations`). On a GPU: the replay time of the captured update and of acting,
+without environments and transfers.
+"""
+
+import csv
+import dataclasses
+import datetime
+import importlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@dataclasses.dataclass
+class Args:
+    env_id: str = "Hopper-v4"  # environment
+    scripts: tuple[str, ...] = ("sac_continuous", "sac_hpo_continuous")  # scripts to measure
+    num_seeds: tuple[int, ...] = (1, 4)  # seeds trained together
+    leapfrog_steps: tuple[int, ...] = (2,)  # values of K for SAC-HPO
+    steps: int = 2000  # steps timed in a measurement, shared by the seeds
+    warm_up: int = 200  # steps with updates before them
+    rounds: int = 3  # measurements of each cell
+    flags: str = ""  # more flags for the scripts, such as --no-compile
+    vs: str | None = None  # command of a peer, which prints "<number> steps/s" last
+    cuda: bool = torch.cuda.is_available()  # measure on the GPU
+    output: Path | None = None  # CSV; by default results/throughput/<device>.csv
+
+
+def operations(obs_dim: int, act_dim: int, steps: int, layers: int, hidden=32, sees_state=True, batch=256, width=256):
+    """Floating-point operations in the matrix products of one environment step and update of one seed; steps is K.
+
+    A product of (m, k) with (k, n) counts 2 m k n. Forward passes: one product a layer. Backward passes: one for the
+    weights, and one for a layer's input unless it is the network's own input.
+    """
+    policy = obs_dim * width + (layers - 1) * width**2 + width * 2 * act_dim
+    first = (obs_dim + act_dim) * width
+    critics = 2 * (first + width**2 + width)
+    gradient = 2 * (act_dim * width + width**2 + width) + 2 * (width**2 + act_dim * width)  # forward and back to a
+    share = 2 * obs_dim * width
+    critic_update = policy + critics + critics + critics + (critics - 2 * first)
+    policy_update = policy + share + gradient + policy + (policy - obs_dim * width)
+    inputs = obs_dim * sees_state + 2 * act_dim
+    force = 2 * (inputs * hidden + hidden * act_dim)
+    policy_update += steps * (gradient + 3 * force)
+    acting = policy + (share + steps * (gradient + force) if steps else 0)
+    return 2 * (batch * (critic_update + policy_update) + acting)
+
+
+def product_rate(num_seeds: int, seconds: float = 0.3) -> float:
+    """Operations per second of 2 x num_seeds products (256, 256) x (256, 256): the fastest of several timings."""
+    x, w = torch.randn(2, 2 * num_seeds, 256, 256).unbind()
+    repeat, best, end = max(1, 32 // num_seeds), 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(repeat):
+            torch.bmm(x, w)
+        best = max(best, repeat * 2 * x.numel() * 256 / (time.perf_counter() - start))
+    return best
+
+
+def replay_rate(module, args) -> float:
+    """Steps per second of the recorded acting and update alone, replayed without environments."""
+    env = module.make_env(args.env_id)
+    obs_dim, act_dim, device = env.observation_space.shape[0], env.action_space.shape[0], torch.device("cuda")
+    agent = module.Agent(args, obs_dim, act_dim, device)
+    replay = module.Replay(args.num_seeds, 10_000, obs_dim, act_dim, device)
+    replay.rows.normal_(), replay.size.fill_(10_000)
+    act, learn, _ = module.fast(agent, replay)
+    draws = module.Draws(range(args.num_seeds), *agent.noise_shapes(), args.batch_size, device)
+    acting, updating, uniform = draws.step()
+    state = torch.randn(args.num_seeds, obs_dim, device=device)
+    act(state, acting), learn(uniform, updating)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(2000):
+        act.graph.replay(), learn.graph.replay()
+    torch.cuda.synchronize()
+    return 2000 / (time.perf_counter() - start)
+
+
+def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
+    """In a process of its own: trains with a clock beside it and prints what it saw as JSON."""
+    module, stamps = importlib.import_module(script), []
+    progress = module.Run.progress
+
+    def clocked(run, step, line):
+        stamps.append(time.perf_counter())
+        progress(run, step, line)
+
+    module.Run.progress, starts = clocked, 300
+    total = starts + warm_up + steps
+    fixed = {"learning-starts": starts, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
+    args, given = module.parse([*argv, *(f"--{name}={value}" for name, value in fixed.items())])
+    module.train(args, given)
+    ceiling = replay_rate(module, args) if args.cuda and args.cuda_graphs else product_rate(args.num_seeds)
+    rate = steps / (stamps[-1] - stamps[-1 - steps])
+    seen = {"rate": rate, "ceiling": ceiling, "threads": torch.get_num_threads(), "layers": args.policy_layers}
+    print(
+        json.dumps(seen | {"hidden": getattr(args, "leapfrog_hidden", 0), "state": getattr(args, "leapfrog_state", 0)})
+    )
+
+
+def run(command: list[str], shell=False) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, shell=shell, cwd=os.environ.get("TMPDIR", "/tmp"))
+    if done.returncode:
+        sys.exit(f"throughput: {command} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return done.stdout
+
+
+def main(args: Args) -> None:
+    import gymnasium as gym
+
+    env = gym.make(args.env_id)
+    obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    cells = [
+        (script, steps, seeds)
+        for script in args.scripts
+        for steps in (args.leapfrog_steps if "hpo" in script else (0,))
+        for seeds in args.num_seeds
+    ]
+    seen, peers = {cell: [] for cell in cells}, {cell: [] for cell in cells}
+    for _ in range(args.rounds):
+        for cell in cells:
+            script, steps, seeds = cell
+            if args.vs:
+                output = run(args.vs, shell=True)
+                peers[cell].append(float(re.findall(r"([\d.]+) steps/s", output)[-1]))
+            flags = [f"--env-id={args.env_id}", f"--num-seeds={seeds}", "--cuda" if args.cuda else "--no-cuda"]
+            flags += [f"--leapfrog-steps={steps}"] * ("hpo" in script) + args.flags.split()
+            worker = [
+                sys.executable,
+                __file__,
+                "--worker",
+                script,
+                str(args.warm_up),
+                str(max(100, args.steps // seeds)),
+            ]
+            seen[cell].append(json.loads(run([*worker, *flags]).splitlines()[-1]))
+    device = torch.cuda.get_device_name() if args.cuda else f"{os.cpu_count()} CPU cores"
+    base = {}
+    rows = []
+    for cell in cells:
+        script, steps, seeds = cell
+        rates = [x["rate"] for x in seen[cell]]
+        ceilings = [x["ceiling"] for x in seen[cell]]
+        if not args.cuda:
+            x = seen[cell][0]
+            needed = operations(obs_dim, act_dim, steps, x["layers"], x["hidden"], x["state"]) * seeds
+            ceilings = [c / needed for c in ceilings]
+        base.setdefault((script, steps), [r * seeds for r in rates])
+        sac = next((s for s in cells if s[0] == "sac_continuous" and s[2] == seeds), None)
+        row = {"script": script, "K": steps, "seeds": seeds, "steps/s": f"{statistics.median(rates):.1f}"}
+        row["seed-steps/s"] = f"{statistics.median(rates) * seeds:.1f}"
+        row["ceiling steps/s"] = f"{statistics.median(ceilings):.1f}"
+        row["share"] = f"{statistics.median(r / c for r, c in zip(rates, ceilings)):.0%}"
+        row["over fewest seeds"] = f"{statistics.median(r * seeds / b for r, b in zip(rates, base[script, steps])):.2f}"
+        row["time over SAC"] = (
+            f"{statistics.median(s['rate'] / r for s, r in zip(seen[sac], rates)):.2f}" if sac else ""
+        )
+        if args.vs:
+            row["peer steps/s"] = f"{statistics.median(peers[cell]):.1f}"
+            pairs = [r / p for r, p in zip(rates, peers[cell])]
+            row["over the peer"] = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
+        rows.append(row)
+    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(str(x) for x in row.values()) + " |")
+    threads = seen[cells[0]][0]["threads"]
+    print(f"\n{args.env_id} on {device}, {threads} threads, torch {torch.__version__}, medians of {args.rounds} rounds")
+    path = args.output or ROOT / "results/throughput" / f"{re.sub('[^A-Za-z0-9]+', '-', device)}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"env": args.env_id, "device": device, "threads": threads, "torch": torch.__version__, "flags": args.flags}
+    about |= {"rounds": args.rounds, "peer": args.vs or "", "date": datetime.date.today().isoformat()}
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, list(rows[0] | about), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | about for row in rows)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        measure(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    else:
+        main(tyro.cli(Args))

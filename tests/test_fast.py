@@ -1,0 +1,178 @@
+"""The fast path: hand-written backward passes, compiled losses, recorded graphs, the order that lets them overlap."""
+
+import contextlib
+import itertools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import SCRIPTS, normals, quick
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import sac_continuous as sac
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("activate", [torch.relu_, torch.nn.functional.elu_])
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (4, 6, 5, 1)])
+def test_backward_pass_of_the_layers(activate, sizes):
+    """Layers' own backward pass against numerical differentiation, for the input and for every layer."""
+    x, layers = normals(3, 9, sizes[0]).requires_grad_(), []
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+        last = i == len(sizes) - 2
+        for shape in ((n_out, n_in), (n_out, 1)) if last else ((n_in, n_out), (1, n_out)):
+            layers.append(normals(3, *shape, seed=len(layers) + 1).requires_grad_())
+    assert torch.autograd.gradcheck(lambda *inputs: sac.Layers.apply(activate, *inputs), (x, *layers))
+
+
+def trained(script, updates, prepare, device=CPU, dtype=torch.double, **flags):
+    """Parameters and the last losses after some updates on made-up rows; `prepare` picks act, learn and policies."""
+    args = script.Args(**({"num_seeds": 2, "cuda": device.type == "cuda", "compile": False, "autotune": True} | flags))
+    agent = script.Agent(args, 11, 3, device).to(dtype)
+    replay = script.Replay(2, 300, 11, 3, device)
+    replay.rows, replay.newest = replay.rows.to(dtype), replay.newest.to(dtype)
+    draws = script.Draws(range(1, 3), *agent.noise_shapes(), args.batch_size, device)
+    draws.normal = draws.normal.to(dtype)
+    act, learn, policies = prepare(script, agent, replay)
+    rng, obs = np.random.default_rng(0), normals(2, 11).to(device, dtype)
+    actions = []
+    for i in range(updates + 20):
+        action = np.tanh(rng.normal(size=(2, 3)))
+        replay.add(rng.normal(size=(2, 11)), action, rng.normal(size=2), rng.normal(size=(2, 11)), rng.random(2) < 0.1)
+        if i >= 20:
+            acting, updating, uniform = draws.step()
+            actions.append(act(obs, acting).clone())
+            seen = learn(uniform, updating)
+            if i % 10 == 0:  # evaluating between two updates
+                actions.append(next(iter(policies.values()))(obs[:, None])[:, 0].clone())
+    metrics = agent.metrics(seen).items()
+    return {name: p.detach().cpu() for name, p in agent.state_dict().items()}, torch.stack(actions).cpu(), dict(metrics)
+
+
+def fast(script, agent, replay):
+    return script.fast(agent, replay)
+
+
+def distance(left, right):
+    return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+def test_compiled_losses_equal_plain_ones(script):
+    """The same parameters and actions after 50 updates, in double precision."""
+    plain, actions, _ = trained(script, 50, fast)
+    compiled, same, _ = trained(script, 50, fast, compile=True)
+    start, _, _ = trained(script, 1, fast)
+    assert distance(plain, start) > 1e-3 and distance(plain, compiled) < 1e-9
+    assert torch.allclose(actions, same, atol=1e-9)
+
+
+class Tape(TorchDispatchMode):
+    """A stand-in for CUDA graphs on a CPU: notes each operation, and repeats it on the same memory.
+
+    What a real recording freezes is frozen here too: Python values, shapes, addresses. Reading a number is refused.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError(f"a recording cannot wait for {function}")
+        out = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, out))
+        return out
+
+    def replay(self):
+        with torch.no_grad():
+            for function, args, kwargs, out in self.operations:
+                new = function(*args, **kwargs)
+                for old, value in zip(*(x if isinstance(x, (list, tuple)) else [x] for x in (out, new))):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != value.data_ptr():
+                        old.copy_(value)
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """torch.cuda's graph interface, played by a Tape; returns the tapes made."""
+    made = []
+
+    def tape():
+        made.append(Tape())
+        return made[-1]
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", tape)
+    monkeypatch.setattr(torch.cuda, "graph", lambda tape: tape)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    return made
+
+
+def recorded(script, agent, replay):
+    """What `fast` does on a GPU."""
+    act, learn, policies = script.fast(agent, replay)
+    return (
+        script.Recorded(act, agent),
+        script.Recorded(learn, agent),
+        {name: script.Recorded(policy, agent) for name, policy in policies.items()},
+    )
+
+
+def test_recorded_graphs_equal_plain_calls(script, tapes):
+    """50 updates, acting and evaluating between them, equal to the bit; recording changes nothing, Adam included."""
+    plain, actions, metrics = trained(script, 50, fast)
+    again, same, more = trained(script, 50, recorded)
+    assert len(tapes) == 3 and all(len(tape.operations) > 5 for tape in tapes)
+    assert distance(plain, again) == 0 and torch.equal(actions, same)
+    assert all(torch.equal(value, more[name]) for name, value in metrics.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recorded_graphs_equal_plain_calls_on_a_gpu(script, compiled):
+    """As above on real CUDA graphs, within float64 rounding."""
+    device = torch.device("cuda")
+    plain, actions, _ = trained(script, 50, fast, device, cuda_graphs=False)
+    again, same, _ = trained(script, 50, fast, device, compile=compiled)
+    assert distance(plain, again) < 1e-8 and torch.allclose(actions, same, atol=1e-8)
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_the_environment_steps_after_the_update_is_launched(script, monkeypatch):
+    """Act, learn, step, store: so a GPU updates while the environment steps, and no batch holds that step's row."""
+    order, original = [], script.fast
+
+    def watched(agent, replay):
+        act, learn, policies = original(agent, replay)
+
+        def noting_act(*inputs):
+            order.append("act")
+            return act(*inputs)
+
+        def noting_learn(*inputs):
+            order.append(("learn", replay.added, float(replay.size)))
+            return learn(*inputs)
+
+        return noting_act, noting_learn, policies
+
+    class Noting(gym.Wrapper):
+        def step(self, action):
+            order.append("step")
+            return super().step(action)
+
+    add, make = script.Replay.add, script.make_env
+    monkeypatch.setattr(script, "fast", watched)
+    monkeypatch.setattr(script.Replay, "add", lambda *a: order.append("add") or add(*a))
+    monkeypatch.setattr(script, "make_env", lambda *a: Noting(make(*a)))
+    script.train(quick(script, total_timesteps=44, eval_frequency=100, buffer_size=42))
+    expected = ["step", "add"] * 40
+    for t in range(40, 44):
+        expected += ["act", ("learn", t, min(t, 42)), "step", "add"]
+    assert order == expected
