@@ -116,6 +116,7 @@ def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
     ceiling = replay_rate(module, args) if args.cuda and args.cuda_graphs else product_rate(args.num_seeds)
     rate = steps / (stamps[-1] - stamps[-1 - steps])
     seen = {"rate": rate, "ceiling": ceiling, "threads": torch.get_num_threads(), "layers": args.policy_layers}
+    seen["batch"] = args.batch_size
     print(
         json.dumps(seen | {"hidden": getattr(args, "leapfrog_hidden", 0), "state": getattr(args, "leapfrog_state", 0)})
     )
@@ -129,9 +130,7 @@ def run(command: list[str], shell=False) -> str:
 
 
 def main(args: Args) -> None:
-    import gymnasium as gym
-
-    env = gym.make(args.env_id)
+    env = importlib.import_module(args.scripts[0]).make_env(args.env_id)
     obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     cells = [
         (script, steps, seeds)
@@ -166,7 +165,7 @@ def main(args: Args) -> None:
         ceilings = [x["ceiling"] for x in seen[cell]]
         if not args.cuda:
             x = seen[cell][0]
-            needed = operations(obs_dim, act_dim, steps, x["layers"], x["hidden"], x["state"]) * seeds
+            needed = operations(obs_dim, act_dim, steps, x["layers"], x["hidden"], x["state"], x["batch"]) * seeds
             ceilings = [c / needed for c in ceilings]
         base.setdefault((script, steps), [r * seeds for r in rates])
         sac = next((s for s in cells if s[0] == "sac_continuous" and s[2] == seeds), None)

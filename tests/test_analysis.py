@@ -1,6 +1,9 @@
 """From run folders to results files, tables and smoothed curves, on numbers small enough to check by hand."""
 
+import csv
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import collect
@@ -8,6 +11,7 @@ import curves
 import numpy as np
 import pytest
 import tables
+import throughput
 
 RETURNS = {
     "sac_continuous": [[1, 5, 3], [2, 2, 8]],
@@ -83,3 +87,52 @@ def test_collect_refuses_what_does_not_belong_together(capsys):
         with pytest.raises(SystemExit) as stop:
             collect.collect([one, other])
         assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_operations_of_a_step():
+    """Against a count by hand for Hopper (11 states, 3 actions): two hidden layers of 256, batch 256."""
+    hidden, policy_in, policy_out, critic_in = 256 * 256, 11 * 256, 256 * 6, 14 * 256
+    critic_update = (
+        (policy_in + hidden + policy_out)  # next action
+        + 2 * (critic_in + hidden + 256)  # target critics
+        + 2 * (critic_in + hidden + 256)  # critics, forward
+        + 2 * (critic_in + hidden + 256)  # their weights' gradients
+        + 2 * (hidden + 256)  # the gradients of what their layers read
+    )
+    policy_update = (
+        (policy_in + hidden + policy_out)  # forward
+        + 2 * (critic_in + hidden + 256)  # critics, forward
+        + 2 * (hidden + 3 * 256)  # and back to the action
+        + (policy_in + hidden + policy_out)  # the policy's weights' gradients
+        + (hidden + policy_out)
+    )
+    acting = policy_in + hidden + policy_out
+    assert throughput.operations(11, 3, 0, 2) == 2 * (256 * (critic_update + policy_update) + acting) == 561_259_008
+
+    gradient = 2 * (3 * 256 + hidden + 256) + 2 * (hidden + 3 * 256)
+    force = 2 * (17 * 32 + 32 * 3)  # T_h and σ_h
+    evolution = 2 * (gradient + 3 * force)  # K = 2; the force's weights and inputs take gradients
+    acting += 2 * 11 * 256 + 2 * (gradient + force)
+    expected = 2 * (256 * (critic_update + policy_update + evolution) + acting)
+    assert throughput.operations(11, 3, 2, 2) == expected == 838_375_936
+
+
+def test_throughput_measures_the_scripts(tmp_path, capfd):
+    """One round at tiny length, a peer beside it: the table's columns, and ratios that belong to its rates."""
+    peer = f"{sys.executable} -c \"print('peer: 50.0 steps/s')\""
+    args = throughput.Args(num_seeds=(1, 2), steps=40, warm_up=5, rounds=1, flags="--no-compile --batch-size=16")
+    throughput.main(dataclasses.replace(args, vs=peer, cuda=False, output=tmp_path / "speed.csv"))
+    rows = list(csv.DictReader((tmp_path / "speed.csv").open()))
+    assert [(r["script"], r["K"], r["seeds"]) for r in rows] == [
+        ("sac_continuous", "0", "1"), ("sac_continuous", "0", "2"),
+        ("sac_hpo_continuous", "2", "1"), ("sac_hpo_continuous", "2", "2"),
+    ]  # fmt: skip
+    for row in rows:
+        rate = float(row["steps/s"])
+        assert float(row["over the peer"].split()[0]) == pytest.approx(rate / 50, abs=0.01)
+        assert float(row["seed-steps/s"]) == pytest.approx(rate * int(row["seeds"]), rel=0.01)
+        assert 0 < float(row["share"].rstrip("%")) < 100
+    assert float(rows[2]["time over SAC"]) == pytest.approx(
+        float(rows[0]["steps/s"]) / float(rows[2]["steps/s"]), abs=0.01
+    )
+    assert "| sac_hpo_continuous | 2 | 2 |" in capfd.readouterr().out
