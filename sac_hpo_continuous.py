@@ -31,6 +31,8 @@ import copy
 import ctypes
 import dataclasses
 import difflib
+import errno
+import hashlib
 import importlib.metadata
 import importlib.util
 import io
@@ -40,12 +42,14 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
 
+import filelock
 import gymnasium as gym
 import numpy as np
 import torch
@@ -92,6 +96,8 @@ class Args:
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
     compile: bool = True  # compile acting and the losses, which takes up to a minute at the start
     cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
+    checkpoint_frequency: int = 0  # steps between two checkpoints; 0: one at every evaluation
+    resume: Path | None = None  # continue the run in this folder, with its own values
     track: bool = False  # log to Weights & Biases: a run for each seed, all in one group
     wandb_project_name: str = "hamiltonian-policy-optimisation"  # project of --track
     wandb_entity: str | None = None  # user or team of --track
@@ -115,6 +121,7 @@ LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
     "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
     "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
+    "checkpoint_frequency": (0, 10**12),
     "eval_episodes": (1, 10**4), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
     "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }
@@ -135,8 +142,18 @@ def table_row(env_id: str) -> str:
 
 def parse(argv: list[str]) -> tuple[Args, set[str]]:
     """The arguments in force, and the names of those on the command line, which win over the paper's tables."""
-    env_id = (re.findall(r"--env[-_]id[= ](\S+)", " ".join(argv)) or [Args.env_id])[-1]
+    line = " ".join(argv)
+    env_id = (re.findall(r"--env[-_]id[= ](\S+)", line) or [Args.env_id])[-1]
     default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[table_row(env_id)])))
+    folder, config = (re.findall(r"--resume[= ](\S+)", line) or [None])[-1], {}
+    if folder:
+        try:
+            config = json.loads(Path(folder, "config.json").read_text())
+            if config["script"] != SCRIPT:
+                fail(f"--resume {folder} is a run of {config['script']}.py: resume it with that script")
+            default, env_id = Args(**config["args"]), config["args"]["env_id"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
     about = f"{__doc__.splitlines()[0]} From HPO Tables 3 and 4, row {table_row(env_id)}: {', '.join(TABLE_FIELDS)}."
     complaint = io.StringIO()
     try:
@@ -146,7 +163,12 @@ def parse(argv: list[str]) -> tuple[Args, set[str]]:
         if stop.code:  # tyro draws a box, whose first paragraph is the message
             fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
         raise
-    return args, {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
+    given = {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
+    for name in given - {"resume"} if folder else ():
+        value, old = getattr(args, name), config["args"][name]
+        if value != old and not (name == "total_timesteps" and value > old):
+            fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
+    return args, given
 
 
 def check(args: Args) -> None:
@@ -205,20 +227,31 @@ class Draws:
     def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
         states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
         self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
-        self.shapes, self.split, self.used = (acting, updating), math.prod(acting), BLOCK
+        self.shapes, self.split = (acting, updating), math.prod(acting)
         self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
         self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
+        self.fill()
 
     def step(self) -> list[torch.Tensor]:
         """The numbers of one step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
         if self.used == BLOCK:
-            self.used = 0
-            for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
-                normal.normal_(generator=stream), uniform.uniform_(generator=stream)
+            self.fill()
         normal, uniform = self.normal[:, self.used], self.uniform[:, self.used]
         self.used += 1
         parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
         return [part.view(-1, *shape) for part, shape in parts] + [uniform]
+
+    def fill(self) -> None:
+        """Draws the next block, and keeps the states from which a resumed run draws it again."""
+        self.used, self.states = 0, [stream.get_state() for stream in self.streams]
+        for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
+            normal.normal_(generator=stream), uniform.uniform_(generator=stream)
+
+    def load(self, states: list[torch.Tensor], used: int) -> None:
+        for stream, state in zip(self.streams, states):
+            stream.set_state(state)
+        self.fill()
+        self.used = used
 
 
 class Replay:
@@ -256,6 +289,144 @@ class Replay:
         rows = self.rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
         obs, actions, rewards, next_obs, terminated = rows.split(self.columns, dim=-1)
         return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
+
+
+# ----------------------------------------------------------------------------------------- survival
+class Damaged(Exception):
+    """A file of a checkpoint that is missing, cut short or altered."""
+
+
+class Fault(Exception):
+    """A number that is not finite: what, of which seed, at which step."""
+
+
+class Stopped(Exception):
+    """A signal came during an evaluation, which can be begun again."""
+
+
+def write_file(path: Path, content) -> None:
+    """Writes beside, syncs, renames: under its name a file is whole or absent. Its SHA-256 stands in front."""
+    data, beside = io.BytesIO(), path.with_suffix(".part")
+    torch.save(content, data)
+    try:
+        with beside.open("wb") as file:
+            file.write(hashlib.sha256(data.getbuffer()).digest())
+            file.write(data.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_file(path: Path):
+    """What `write_file` wrote; runs no code that a file may hold. Raises Damaged."""
+    data = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise Damaged(path)
+    return torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
+
+
+class Checkpoints:
+    """The two newest checkpoints of a run. Replay rows lie in files of their own, each what was new at a checkpoint."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.rows, self.kept = folder / "checkpoints", [], []
+        self.folder.mkdir(exist_ok=True)
+        self.lock = filelock.FileLock(folder / "lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            fail(f"{folder} is in use by another process: wait for it, or stop it first")
+
+    def save(self, state: dict, replay: Replay) -> None:
+        """Rows first, then the checkpoint that needs them, and only then goes what neither kept one needs."""
+        capacity, saved = replay.rows.shape[1], self.rows[-1][1] if self.rows else 0
+        oldest, rows = max(0, replay.added - capacity), self.rows
+        if replay.added > saved:
+            start = max(oldest, saved)
+            new = replay.rows[:, torch.arange(start, replay.added, device=replay.rows.device) % capacity]
+            write_file(self.folder / f"rows-{start}-{replay.added}.pt", new.cpu())
+            rows = [*(span for span in self.rows if span[1] > oldest), (start, replay.added)]
+        name = f"step-{state['step']}.pt"
+        write_file(self.folder / name, state | {"rows": rows, "added": replay.added})
+        self.rows, self.kept = rows, [*(kept for kept in self.kept[-1:] if kept[0] != name), (name, rows)]
+        needed = {name for name, _ in self.kept} | {f"rows-{a}-{b}.pt" for _, rows in self.kept for a, b in rows}
+        for path in self.folder.iterdir():
+            if path.name not in needed:
+                path.unlink()
+
+    def load(self, replay: Replay) -> dict:
+        """The newest checkpoint whose files are all whole; puts its rows into the replay."""
+        for path in sorted(self.folder.glob("step-*.pt"), key=lambda path: -int(path.stem[5:])):
+            try:
+                state = read_file(path)
+                for start, stop in state["rows"]:
+                    ring = torch.arange(start, stop, device=replay.rows.device) % replay.rows.shape[1]
+                    replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
+            except Damaged as damaged:
+                print(f"{SCRIPT}: {damaged} is damaged or missing: {path.name} cannot be used", file=sys.stderr)
+                continue
+            replay.added = state["added"]
+            replay.size.fill_(min(replay.added, replay.rows.shape[1]))
+            self.rows, self.kept = state["rows"], [(path.name, state["rows"])]
+            return state
+        fail(f"--resume {self.folder.parent}: no checkpoint there is whole; start the run again")
+
+
+class Episodes:
+    """The environments of all seeds, and what brings their episodes back in any deterministic simulator: each one's
+    random state before its last reset, and the actions since."""
+
+    NUMBERS = "obs", "returns", "lengths", "over"
+
+    def __init__(self, envs: list[gym.Env], seeds: range):
+        self.envs, self.before, self.actions = envs, [""] * len(envs), [[] for _ in envs]
+        self.returns, self.lengths, self.over = (np.zeros(len(envs), kind) for kind in (float, int, bool))
+        for env, seed in zip(envs, seeds):
+            env.action_space.seed(seed)
+        self.obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
+
+    def step(self, actions: np.ndarray) -> list[np.ndarray]:
+        """Observations, rewards and terminated after actions (S, d); what is `over` then waits for `begin`."""
+        outcomes = [env.step(action)[:4] for env, action in zip(self.envs, actions)]
+        for past, action in zip(self.actions, actions):
+            past.append(action)
+        self.obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
+        self.returns, self.lengths, self.over = self.returns + rewards, self.lengths + 1, terminated | truncated
+        return self.obs.copy(), rewards, terminated
+
+    def begin(self, i: int) -> None:
+        """A new episode of the i-th seed."""
+        before = json.dumps(self.envs[i].unwrapped.np_random.bit_generator.state)
+        self.obs[i], self.before[i], self.actions[i] = self.envs[i].reset()[0], before, []
+        self.returns[i], self.lengths[i], self.over[i] = 0, 0, False
+
+    def state(self) -> dict:
+        """For a checkpoint: `load` of it plays the episodes in progress again."""
+        spaces = [json.dumps(env.action_space.np_random.bit_generator.state) for env in self.envs]
+        actions = [torch.from_numpy(np.array(past, np.float32)) for past in self.actions]
+        numbers = {name: torch.from_numpy(getattr(self, name).copy()) for name in self.NUMBERS}
+        return {"before": list(self.before), "spaces": spaces, "actions": actions} | numbers
+
+    def load(self, state: dict) -> None:
+        self.before, first = state["before"], self.obs
+        for name in self.NUMBERS:
+            setattr(self, name, state[name].numpy())
+        for i, env in enumerate(self.envs):
+            env.action_space.np_random.bit_generator.state = json.loads(state["spaces"][i])
+            obs = first[i]
+            if self.before[i]:
+                env.unwrapped.np_random.bit_generator.state = json.loads(self.before[i])
+                obs = env.reset()[0]
+            self.actions[i] = list(state["actions"][i].numpy())
+            for action in self.actions[i]:
+                obs = env.step(action)[0]
+            if not np.array_equal(obs, self.obs[i]):
+                print(f"{SCRIPT}: the simulator is not deterministic; environment {i} begins anew", file=sys.stderr)
+            if self.over[i] or not np.array_equal(obs, self.obs[i]):
+                self.begin(i)
 
 
 # ----------------------------------------------------------------------------------------- networks
@@ -437,12 +608,12 @@ class Agent(nn.Module):
         self.policy_optimizer = torch.optim.Adam(self.actor_parameters, lr=args.policy_lr, **same)
         self.q_optimizer = torch.optim.Adam(self.critic.parameters(), lr=args.q_lr, **same)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=args.q_lr, **same)
+        self.optimizers = self.q_optimizer, self.policy_optimizer, self.alpha_optimizer
 
     @torch.no_grad()
     def tensors(self) -> list[torch.Tensor]:
         """All that training changes: weights, temperature, Adam's moments and step counts."""
-        optimizers = (self.q_optimizer, self.policy_optimizer, self.alpha_optimizer)
-        states = [state for optimizer in optimizers for state in optimizer.state.values()]
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
         return [p.data for p in self.parameters()] + [x for state in states for x in state.values()]
 
     def noise_shapes(self) -> tuple[tuple, tuple]:
@@ -539,6 +710,14 @@ class Agent(nn.Module):
         metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
         return metrics
 
+    def refuse_faults(self, metrics: dict[str, torch.Tensor], seeds: range, step: int) -> None:
+        """Raises Fault if a metric (S,) or a parameter is not finite."""
+        sums = {f"parameter {k}": p.detach().view(len(seeds), -1).sum(1) for k, p in self.named_parameters()}
+        for name, values in (metrics | sums).items():
+            for seed, value in zip(seeds, values.tolist()):
+                if not math.isfinite(value):
+                    raise Fault(f"{name} of seed {seed} at step {step}")
+
 
 class Recorded:
     """A function of tensors as one CUDA graph, recorded at its first call and replayed on the same memory after.
@@ -598,41 +777,71 @@ class Run:
     """The folder of a run and its terminal: configuration, evaluations, TensorBoard, W&B, progress."""
 
     def __init__(self, args: Args, given: set[str], readings: list[str]):
-        self.seeds, stamp, values = range(args.seed, args.seed + args.num_seeds), int(time.time()), vars(args)
+        self.args, self.seeds, stamp = args, range(args.seed, args.seed + args.num_seeds), int(time.time())
         stem = f"{re.sub('[^A-Za-z0-9._-]', '_', args.env_id)}__{SCRIPT}__{args.seed}__"
-        while (folder := Path("runs", f"{stem}{stamp}")).exists():
+        while not args.resume and Path("runs", f"{stem}{stamp}").exists():
             stamp += 1
-        folder.mkdir(parents=True)
-        self.folder, table = folder, f"HPO Tables 3 and 4, row {table_row(args.env_id)}"
+        self.folder = args.resume or Path("runs", f"{stem}{stamp}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = Checkpoints(self.folder)
+        table, values = f"HPO Tables 3 and 4, row {table_row(args.env_id)}", vars(args) | {"resume": None}
         source = {name: table if name in TABLE_FIELDS else "default" for name in values}
-        source |= {name: "command line" for name in values if name in given}
+        if args.resume:
+            source = json.loads((self.folder / "config.json").read_text())["source"]
+        source |= {name: "command line" for name in values if name in given - {"resume"}}
         device = torch.cuda.get_device_name() if args.cuda else f"cpu, {torch.get_num_threads()} threads"
         describe = f"git -C '{Path(__file__).parent}' describe --always --dirty --abbrev=40 --exclude='*'"
         code, commit = subprocess.getstatusoutput(describe)
         packages = {package.name: package.version for package in importlib.metadata.distributions()}
-        config = {"script": SCRIPT, "args": values, "source": source, "commit": "unknown" if code else commit}
-        config |= {"device": device, "python": sys.version.split()[0], "packages": packages}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-        self.csv = (folder / "evaluations.csv").open("w")
-        columns = ["step", "seed", "episode", "return", "length", *(f"return_{name}" for name in readings[1:])]
-        print(*columns, sep=",", file=self.csv, flush=True)
-        self.writers, self.tracked = [SummaryWriter(folder / f"seed-{seed}") for seed in self.seeds], []
-        if args.track:
-            import wandb
-
-            shared = {"project": args.wandb_project_name, "entity": args.wandb_entity, "dir": folder.resolve()}
-            for seed in self.seeds:
-                own = {"group": folder.name, "name": f"{folder.name}__seed-{seed}", "config": values | {"seed": seed}}
-                self.tracked.append(wandb.init(**shared, **own, reinit="create_new"))
-                self.tracked[-1].define_metric("*", step_metric="global_step")
-
-        print(f"{SCRIPT} on {args.env_id}, seeds {self.seeds[0]} to {self.seeds[-1]}, {device}: {folder}")
+        self.config = {"script": SCRIPT, "args": values, "source": source, "commit": "unknown" if code else commit}
+        self.config |= {"device": device, "python": sys.version.split()[0], "packages": packages}
+        print(f"{SCRIPT} on {args.env_id}, seeds {self.seeds[0]} to {self.seeds[-1]}, {device}: {self.folder}")
         for origin in dict.fromkeys(source.values()):
             print(f"  {origin}: {', '.join(f'{k} {v}' for k, v in values.items() if source[k] == origin)}", flush=True)
-        self.bar = tqdm(total=args.total_timesteps, unit="step", disable=None, dynamic_ncols=True)
-        self.start = self.said = time.monotonic()
-        self.last, self.rate = "none yet", 0.0
+        self.columns = ["step", "seed", "episode", "return", "length", *(f"return_{name}" for name in readings[1:])]
+        self.last, self.rate, self.signal, self.evaluating = "none yet", 0.0, 0, False
+        self.handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def open(self, step: int = 0, size: int = 0) -> None:
+        """Opens the logs at a step. What a killed run wrote after it goes; `size` is evaluations.csv's at the step."""
+        self.csv = (self.folder / "evaluations.csv").open("a")
+        if size > self.csv.tell():
+            fail(f"--resume {self.folder}: evaluations.csv is shorter than at the checkpoint; start the run again")
+        self.csv.truncate(size)
+        if not size:
+            print(*self.columns, sep=",", file=self.csv, flush=True)
+        (self.folder / "config.part").write_text(json.dumps(self.config, indent=2) + "\n")
+        (self.folder / "config.part").replace(self.folder / "config.json")
+        purge = {"purge_step": step + 1} if step else {}
+        self.writers, self.tracked = [SummaryWriter(self.folder / f"seed-{seed}", **purge) for seed in self.seeds], []
+        if self.args.track:
+            import wandb
+
+            shared = {"project": self.args.wandb_project_name, "entity": self.args.wandb_entity, "resume": "allow"}
+            shared |= {"dir": self.folder.resolve(), "group": self.folder.name, "reinit": "create_new"}
+            for seed in self.seeds:
+                name, config = f"{self.folder.name}__seed-{seed}", self.config["args"] | {"seed": seed}
+                self.tracked.append(wandb.init(**shared, id=name, name=name, config=config))
+                self.tracked[-1].define_metric("*", step_metric="global_step")
+        self.bar = tqdm(total=self.args.total_timesteps, initial=step, unit="step", disable=None, dynamic_ncols=True)
+        self.first, self.start = step, time.monotonic()
+        self.said = self.start
+
+    def on_signal(self, number: int, _) -> None:
+        """The first signal ends the run after this step, or at once in an evaluation; a second one kills."""
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+        if self.evaluating:
+            raise Stopped
+
+    def save(self, state: dict, replay: Replay) -> None:
+        """A checkpoint, after the logs that it counts on."""
+        self.csv.flush()
+        os.fsync(self.csv.fileno())
+        for writer in self.writers:
+            writer.flush()
+        self.checkpoints.save(state | {"csv": self.csv.tell(), "last": self.last}, replay)
 
     def log(self, step: int, metrics: dict, positions=None) -> None:
         """Scalars (S,) of all seeds, or of the seeds at these positions."""
@@ -641,7 +850,7 @@ class Run:
             for name, value in values.items():
                 self.writers[i].add_scalar(name, value, step)
             if self.tracked:
-                self.tracked[i].log(values | {"global_step": step})
+                self.tracked[i].log(values | {"global_step": step}, step=step)
 
     def evaluation(self, step: int, results: dict) -> None:
         """A row an episode, flushed; readings after the first add the column of their return."""
@@ -657,17 +866,21 @@ class Run:
     def progress(self, step: int, line: bool) -> None:
         """Moves the bar; where there is no terminal, a plain line every half minute and when asked for one."""
         now = time.monotonic()
-        self.rate = step / (now - self.start)
+        self.rate = (step - self.first) / (now - self.start)
         self.bar.set_postfix_str(f"last evaluation {self.last}", refresh=False)
-        self.bar.update()
+        self.bar.update(step - self.bar.n)
         if self.bar.disable and (line or now - self.said > 30):
-            left, self.said = (self.bar.total - step) / self.rate, now
+            left, self.said = (self.bar.total - step) / max(self.rate, 1e-9), now
             told = f"step {step}, {self.rate:.0f} steps/s, {left:.0f} s left, last evaluation {self.last}"
             print(told, flush=True)
 
     def close(self) -> None:
         for end in [x.close for x in (self.bar, self.csv, *self.writers)] + [x.finish for x in self.tracked]:
-            end()
+            with contextlib.suppress(OSError):  # on a full disk, say
+                end()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.checkpoints.lock.release()
 
 
 def fast(agent: Agent, replay: Replay) -> tuple:
@@ -690,60 +903,117 @@ def fast(agent: Agent, replay: Replay) -> tuple:
 
 
 def train(args: Args, given: set[str] = frozenset()) -> int:
-    """HPO Algorithm 1, whose lines are numbered beside ours. Returns the exit code: 0, or 130 after Ctrl-C."""
+    """HPO Algorithm 1, whose lines are numbered beside ours. Returns the exit code: 0, 128 + n after signal n, or 1
+    where a number is no longer finite or the disk is full."""
     check(args)
     device = torch.device("cuda" if args.cuda else "cpu")
     seeds = range(args.seed, args.seed + args.num_seeds)
-    envs = [make_env(args.env_id) for _ in seeds]
+    episodes = Episodes([make_env(args.env_id) for _ in seeds], seeds)
     eval_envs = [
         [make_env(args.env_id, args.capture_video and e == 0) for e in range(args.eval_episodes)] for _ in seeds
     ]
-    for env, seed in zip(envs, seeds):
-        env.action_space.seed(seed)
-    obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
-    obs_dim, act_dim = obs.shape[1], envs[0].action_space.shape[0]
+    obs_dim, act_dim = episodes.obs.shape[1], episodes.envs[0].action_space.shape[0]
     agent = Agent(args, obs_dim, act_dim, device)
     draws = Draws(seeds, *agent.noise_shapes(), args.batch_size, device)
     replay = Replay(args.num_seeds, min(args.buffer_size, args.total_timesteps), obs_dim, act_dim, device)
     act, learn, policies = fast(agent, replay)
-    returns, lengths = np.zeros(args.num_seeds), np.zeros(args.num_seeds, int)
+    run = Run(args, given, list(policies))
+    step, evaluated, saved, size, actions = 0, 0, -1, 0, None
+    if args.resume:
+        state = run.checkpoints.load(replay)
+        step, evaluated, saved, size, run.last = (state[k] for k in ("step", "evaluated", "step", "csv", "last"))
+        actions = None if state["actions"] is None else state["actions"].numpy()
+        agent.load_state_dict(state["agent"])
+        for optimizer, values in zip(agent.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(values)
+        draws.load(*state["draws"])
+        episodes.load(state["episodes"])
+    run.open(step, size)
+    for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
+        film = str(run.folder / f"seed-{seed}" / "videos")
+        row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
 
-    run, step, exit_code = Run(args, given, list(agent.readings())), 0, 0
+    def save() -> int:
+        """All that the run needs to go on as if nothing had happened; returns the step."""
+        agent.refuse_faults({}, seeds, step)
+        state = {"step": step, "evaluated": evaluated, "agent": agent.state_dict(), "episodes": episodes.state()}
+        state["optimizers"] = [optimizer.state_dict() for optimizer in agent.optimizers]
+        state |= {"draws": [draws.states, draws.used], "actions": None if actions is None else torch.tensor(actions)}
+        run.save(state, replay)
+        return step
+
+    exit_code, seen, whole = 0, None, True  # whole: not amid an update, so that a checkpoint can be written
     try:
-        for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
-            film = str(run.folder / f"seed-{seed}" / "videos")
-            row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
-        for step in range(1, args.total_timesteps + 1):
-            if learning := step > args.learning_starts and replay.added > 0:
+        while True:
+            if due := step > evaluated and step % args.eval_frequency == 0:
+                run.evaluating = True
+                results = {n: evaluate(n, p, eval_envs, seeds, step, device) for n, p in policies.items()}
+                run.evaluating = False
+                run.evaluation(step, results)
+                evaluated = step
+            if step > saved and step % (args.checkpoint_frequency or args.eval_frequency) == 0:
+                saved = save()
+            run.progress(step, due)
+            if run.signal or step >= args.total_timesteps:
+                break
+
+            if actions is not None:  # an environment failed before it could play them
+                pass
+            elif step >= args.learning_starts and replay.added > 0:
+                whole = False
                 acting, updating, uniform = draws.step()
-                state = torch.as_tensor(obs, dtype=torch.float32, device=device)
+                state = torch.as_tensor(episodes.obs, dtype=torch.float32, device=device)
                 actions = act(state, acting).cpu().numpy()  # lines 3, 4
                 seen = learn(uniform, updating)  # lines 7 to 10; a GPU does them while the environments step
+                whole = True
             else:
-                actions = np.array([env.action_space.sample() for env in envs])
+                actions = np.array([env.action_space.sample() for env in episodes.envs])
 
-            outcomes = [env.step(action)[:4] for env, action in zip(envs, actions)]  # line 5
-            next_obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
-            replay.add(obs, actions, rewards, next_obs, terminated)  # line 6; the final observation, not a reset's
-            obs, returns, lengths = next_obs, returns + rewards, lengths + 1
-            for i in np.flatnonzero(terminated | truncated):
-                run.log(step, {"charts/episodic_return": returns, "charts/episodic_length": lengths}, [i])
-                obs[i], returns[i], lengths[i] = envs[i].reset()[0], 0, 0
-
-            if learning and step % LOG_EVERY == 0:
-                run.log(step, agent.metrics(seen) | {"charts/SPS": [run.rate] * args.num_seeds})
-            if due := step % args.eval_frequency == 0:
-                run.evaluation(step, {n: evaluate(n, p, eval_envs, seeds, step, device) for n, p in policies.items()})
-            run.progress(step, due)
-    except KeyboardInterrupt:
-        exit_code = 130
+            obs = episodes.obs
+            next_obs, rewards, terminated = episodes.step(actions)  # line 5
+            step, last_actions, actions = step + 1, actions, None
+            for what, values in (("observation", next_obs), ("reward", rewards)):
+                if not np.isfinite(values).all():
+                    agent.refuse_faults({}, seeds, step)  # the cause, if it lies there
+                    raise Fault(f"{what} of seed {seeds[np.argwhere(~np.isfinite(values))[0, 0]]} at step {step}")
+            replay.add(obs, last_actions, rewards, next_obs, terminated)  # line 6; the final observation, not a reset's
+            for i in np.flatnonzero(episodes.over):
+                metrics = {"charts/episodic_return": episodes.returns, "charts/episodic_length": episodes.lengths}
+                run.log(step, metrics, [i])
+                episodes.begin(i)
+            if seen and step % LOG_EVERY == 0:
+                metrics = agent.metrics(seen)
+                agent.refuse_faults(metrics, seeds, step)
+                run.log(step, metrics | {"charts/SPS": [run.rate] * args.num_seeds})
+        if step > saved:
+            saved = save()
+    except Stopped:  # the resumed run begins the evaluation again
+        saved = save()
+    except Fault as fault:
+        print(f"\n{SCRIPT}: not finite: {fault}; the checkpoint of step {saved} is", file=sys.stderr)
+        exit_code = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"\n{SCRIPT}: {error.strerror} at step {step}; the checkpoint of step {saved} is whole", file=sys.stderr)
+        exit_code = 1
+    except Exception:  # an environment failed, say: keep what there is, and let the traceback tell
+        if whole:
+            saved = save()
+        raise
     finally:
-        torch.save({"step": step, "args": vars(args), "agent": agent.state_dict()}, run.folder / "agent.pt")
-        for env in [*envs, *(env for row in eval_envs for env in row)]:
+        with contextlib.suppress(OSError):
+            contents = {"step": step, "args": run.config["args"], "agent": agent.state_dict()}
+            torch.save(contents, run.folder / "agent.part")
+            (run.folder / "agent.part").replace(run.folder / "agent.pt")
+        for env in [*episodes.envs, *(env for row in eval_envs for env in row)]:
             env.close()
         run.close()
-    print(f"{'stopped' if exit_code else 'done'} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
-    return exit_code
+    ended = "stopped" if run.signal or exit_code else "done"
+    print(f"{ended} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
+    if ended == "stopped":
+        print(f"go on with: python {SCRIPT}.py --resume {run.folder}")
+    return 128 + run.signal if run.signal else exit_code
 
 
 if __name__ == "__main__":

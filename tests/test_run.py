@@ -159,6 +159,8 @@ def test_what_a_run_leaves(script, monkeypatch):
         "config.json",
         "evaluations.csv",
         "agent.pt",
+        "checkpoints",
+        "lock",
         "seed-3",
         "seed-4",
     }
@@ -222,7 +224,13 @@ def test_weights_and_biases(script, monkeypatch):
     def init(**settings):
         tracked = original(**settings)
         logged, log = {}, tracked.log
-        monkeypatch.setattr(tracked, "log", lambda values: (logged.update(values), log(values)))
+
+        def note(values, step):
+            assert step == values["global_step"]  # W&B drops a step that it has seen, so a resumed run doubles none
+            logged.update(values)
+            log(values, step=step)
+
+        monkeypatch.setattr(tracked, "log", note)
         started.append((settings, logged))
         return tracked
 
@@ -237,6 +245,9 @@ def test_weights_and_biases(script, monkeypatch):
     for _, logged in started:
         assert {"charts/episodic_return", "losses/qf1_loss", "eval/episodic_return", "global_step"} <= set(logged)
     assert started[0][1]["eval/episodic_return"] != started[1][1]["eval/episodic_return"]
+    assert script.train(*script.parse(["--resume", str(folder), "--total-timesteps", "130"])) == 0
+    settings = [settings for settings, _ in started]
+    assert [s["id"] for s in settings[:2]] == [s["id"] for s in settings[2:]] and settings[2]["resume"] == "allow"
 
 
 def test_video(script):

@@ -1,0 +1,160 @@
+"""Does a run survive? Kills it at random moments and compares what it leaves; times its checkpoints.
+
+    python analysis/survival.py kill --kills 100 --script sac_hpo_continuous     # what differs in the end, to the bit
+    python analysis/survival.py cost --env-id Hopper-v4 --rows 200000            # seconds a checkpoint, share of a run
+
+`kill` trains once without and once with SIGKILL at random moments, each time resumed by --resume alone, and compares
+weights, optimizer states, random states, replay and evaluations.csv of the last checkpoints. `cost` fills a replay as
+a run of the default checkpoint frequency does and times each checkpoint, beside the time of a step measured there.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import importlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@dataclasses.dataclass
+class Args:
+    what: tyro.conf.Positional[Literal["kill", "cost"]]  # which question
+    script: str = "sac_hpo_continuous"  # which script
+    env_id: str = "Hopper-v4"  # environment
+    kills: int = 100  # kill: how many
+    seed: int = 0  # kill: of the random moments
+    flags: str = (
+        "--num-seeds 2 --batch-size 16 --learning-starts 100 --eval-frequency 100 --eval-episodes 1 --no-compile"
+    )
+    steps_per_kill: int = 100  # kill: length of the run, in kills
+    rows: int = 200_000  # cost: rows of the replay at the end
+    output: Path | None = None  # CSV
+
+
+def run(script: str, flags: list[str], folder: Path, kill_after: float | None = None) -> tuple[int, str, float]:
+    """Exit code, folder and seconds of training of a run; SIGKILL ends it `kill_after` seconds after its start."""
+    command = [sys.executable, "-u", str(ROOT / f"{script}.py"), "--no-cuda", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env=environment)  # fmt: skip
+    head, start = process.stdout.readline(), time.monotonic()
+    if kill_after is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(kill_after)
+        process.kill()
+    rest = process.communicate()[0]
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(head + rest)
+    return process.returncode, re.search(r"runs/\S+", head).group(), time.monotonic() - start
+
+
+def last_checkpoint(script: str, folder: Path) -> dict:
+    """All that the last checkpoint in a run's folder holds, the replay's rows joined."""
+    module = importlib.import_module(script)
+    path = max((folder / "checkpoints").glob("step-*.pt"), key=lambda path: int(path.stem[5:]))
+    state = module.read_file(path)
+    names = [folder / "checkpoints" / "rows-{}-{}.pt".format(*span) for span in state.pop("rows")]
+    state["replay"] = torch.cat([module.read_file(name) for name in names], dim=1)
+    return state | {"evaluations": (folder / "evaluations.csv").read_text()}
+
+
+def differences(left, right, name: str = "") -> list[str]:
+    """Where two nested structures of tensors, lists and values differ, to the bit."""
+    if isinstance(left, torch.Tensor):
+        same = isinstance(right, torch.Tensor) and left.shape == right.shape
+        same = same and left.numpy().tobytes() == right.numpy().tobytes()
+        return [] if same else [name]
+    if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
+        return [d for key in left for d in differences(left[key], right[key], f"{name}/{key}")]
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)) and len(left) == len(right):
+        return [d for i, pair in enumerate(zip(left, right)) for d in differences(*pair, f"{name}/{i}")]
+    return [] if left == right else [name]
+
+
+def kill(script: str, env_id: str, flags: list[str], kills: int, seed: int, folder: Path) -> tuple[int, list[str]]:
+    """Kills that fell into training, and what differs in the end from a run that nobody killed."""
+    flags = [f"--env-id={env_id}", *flags]
+    _, whole, seconds = run(script, flags, folder)
+    time.sleep(1)  # another second, another folder
+    rng, killed = random.Random(seed), 0
+    code, broken, _ = run(script, flags, folder, rng.uniform(0.5, 1) * seconds / kills)
+    while code:
+        killed += 1
+        after = rng.uniform(0, 1.5 * seconds / kills) if killed < kills else None
+        code, broken, _ = run(script, ["--resume", broken], folder, after)
+    return killed, differences(last_checkpoint(script, folder / whole), last_checkpoint(script, folder / broken))
+
+
+def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]:
+    """A row for each checkpoint of a run of one seed: rows in the replay, seconds, bytes on disk, share of the time."""
+    module = importlib.import_module(script)
+    args, _ = module.parse([f"--env-id={env_id}", "--no-cuda", "--no-compile"])
+    env, device = module.make_env(env_id), torch.device("cpu")
+    obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    agent, replay = module.Agent(args, obs_dim, act_dim, device), module.Replay(1, rows, obs_dim, act_dim, device)
+    draws, rng = module.Draws(range(1), *agent.noise_shapes(), args.batch_size, device), np.random.default_rng(0)
+    episodes, table = module.Episodes([env], range(1)), []
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        checkpoints = module.Checkpoints(Path(folder))
+        for count in range(every, rows + 1, every):
+            replay.rows[:, replay.added : count] = torch.from_numpy(
+                rng.normal(size=replay.rows[:, :every].shape)
+            ).float()
+            replay.added = count
+            replay.size.fill_(count)
+            start = time.perf_counter()
+            for _ in range(40):
+                _, noise, uniform = draws.step()
+                agent.update(replay.sample(uniform), noise)
+                episodes.step(np.zeros((1, act_dim), np.float32))
+                if episodes.over[0]:
+                    episodes.begin(0)
+            step = (time.perf_counter() - start) / 40
+            start = time.perf_counter()
+            state = {"step": count, "agent": agent.state_dict(), "episodes": episodes.state()}
+            state["optimizers"] = [optimizer.state_dict() for optimizer in agent.optimizers]
+            checkpoints.save(state | {"draws": [draws.states, draws.used]}, replay)
+            seconds = time.perf_counter() - start
+            size = sum(path.stat().st_size for path in checkpoints.folder.iterdir())
+            replay_size = 4 * replay.rows[:, :count].numel()
+            rest = sum(path.stat().st_size for path in checkpoints.folder.glob("step-*"))
+            row = {"env": env_id, "script": script, "rows": count, "seconds": round(seconds, 3)}
+            row |= {"share of the time": f"{seconds / (seconds + every * step):.2%}", "megabytes": round(size / 1e6, 1)}
+            table.append(row | {"rows on disk / rows in memory": round((size - rest) / replay_size, 3)})
+        checkpoints.lock.release()
+    return table
+
+
+def main(args: Args) -> None:
+    if args.what == "kill":
+        with tempfile.TemporaryDirectory() as folder:
+            steps = ["--total-timesteps", str(args.steps_per_kill * args.kills)]
+            flags = args.flags.split() + steps + ["--checkpoint-frequency", "37"]
+            killed, differ = kill(args.script, args.env_id, flags, args.kills, args.seed, Path(folder))
+        rows = [{"script": args.script, "env": args.env_id, "steps": steps[1], "kills": killed, "seed": args.seed}]
+        rows[0] |= {"torch": torch.__version__, "differences": " ".join(differ) or "none"}
+    else:
+        rows = cost(args.script, args.env_id, args.rows)
+    file = args.output.open("w") if args.output else sys.stdout
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

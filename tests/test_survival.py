@@ -1,0 +1,379 @@
+"""Checkpoints and what ends a run: kills, signals, damage, a full disk, failing environments, numbers gone wrong."""
+
+import csv
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import gymnasium as gym
+import numpy as np
+import pytest
+import survival
+import torch
+from conftest import SCRIPTS, Drift, quick
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
+
+
+class Failing(Drift):
+    """Drift that raises at a given step of a given episode, as often as `budget` allows, in any of its copies."""
+
+    where, budget = ("step", 0), 0
+
+    def fails(self, what):
+        if Failing.where[0] == what and Failing.budget > 0:
+            Failing.where = (what, Failing.where[1] - 1)
+            if Failing.where[1] < 0:
+                Failing.budget -= 1
+                raise ValueError("the simulator broke")
+
+    def reset(self, seed=None, options=None):
+        self.fails("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.fails("step")
+        return super().step(action)
+
+
+class Restless(Drift):
+    """A simulator with randomness of its own that no seed reaches."""
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs + np.float32(np.frombuffer(os.urandom(4), np.uint32)[0] / 2**40), reward, *rest
+
+
+gym.register("Failing-v0", Failing, max_episode_steps=20)
+gym.register("Restless-v0", Restless, max_episode_steps=20)
+
+
+def start(script, **flags):
+    args = quick(script, **({"num_seeds": 2, "total_timesteps": 130, "eval_frequency": 50} | flags))
+    before = set(Path().glob("runs/*"))
+    return lambda: script.train(args), before
+
+
+def trained(script, **flags):
+    """The folder of a finished run."""
+    go, before = start(script, **flags)
+    assert go() == 0
+    return (set(Path().glob("runs/*")) - before).pop()
+
+
+def resumed(script, folder, *flags):
+    return script.train(*script.parse(["--resume", str(folder), *flags]))
+
+
+def scalars(folder):
+    """All scalars of a run but its speed, as TensorBoard shows them."""
+    found = {}
+    for seed in sorted(folder.glob("seed-*")):
+        events = EventAccumulator(str(seed))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            if tag != "charts/SPS":
+                found[seed.name, tag] = [(e.step, e.value) for e in events.Scalars(tag)]
+    return found
+
+
+def same(script, left, right):
+    left, right = survival.last_checkpoint(script.SCRIPT, left), survival.last_checkpoint(script.SCRIPT, right)
+    return survival.differences(left, right) == []
+
+
+def test_killed_runs_end_as_if_nothing_had_happened(script):
+    """SIGKILL at five random moments; the same comparison sees another seed and a single bit."""
+    flags = "--num-seeds 2 --batch-size 16 --learning-starts 100 --total-timesteps 500 --eval-frequency 100".split()
+    flags += ["--eval-episodes", "1", "--no-compile", "--checkpoint-frequency", "37"]
+    killed, differ = survival.kill(script.SCRIPT, "Hopper-v4", flags, 5, 1, Path.cwd())
+    assert killed >= 2 and differ == []
+    state = survival.last_checkpoint(script.SCRIPT, next(Path("runs").iterdir()))
+    other = {**state, "replay": state["replay"].clone()}
+    other["replay"].view(torch.int32)[0, 77, 3] ^= 1
+    assert survival.differences(state, other) == ["/replay"] and survival.differences(state, state) == []
+
+
+def test_a_longer_run_is_the_longer_run(script, monkeypatch):
+    """Resumed with a larger --total-timesteps: weights, replay, tables and TensorBoard equal a run that long."""
+    monkeypatch.setattr(script, "LOG_EVERY", 10)
+    whole = trained(script, total_timesteps=230, autotune=True)
+    part = trained(script, total_timesteps=130, autotune=True)
+    assert not same(script, whole, part)
+    assert resumed(script, part, "--total-timesteps", "230") == 0
+    assert same(script, whole, part) and scalars(whole) == scalars(part)
+    assert json.loads((part / "config.json").read_text())["args"]["total_timesteps"] == 230
+    assert len(scalars(part)["seed-1", "losses/qf_loss"]) == 19
+
+
+def test_a_ring_that_came_round(script):
+    """A replay smaller than the run: dropped rows leave the disk, and resuming still is the same run."""
+    whole = trained(script, total_timesteps=230, buffer_size=60, checkpoint_frequency=7)
+    part = trained(script, total_timesteps=130, buffer_size=60, checkpoint_frequency=7)
+    assert resumed(script, part, "--total-timesteps", "230") == 0 and same(script, whole, part)
+    for folder in (whole, part):
+        spans = [path.stem.split("-")[1:] for path in (folder / "checkpoints").glob("rows-*")]
+        assert sum(int(stop) - int(begin) for begin, stop in spans) <= 60 + 3 * 7
+        assert len(list((folder / "checkpoints").glob("step-*"))) == 2
+
+
+def test_a_checkpoint_writes_only_what_is_new(script, monkeypatch):
+    written, original = [], script.write_file
+    monkeypatch.setattr(script, "write_file", lambda path, x: written.append((path.name, x)) or original(path, x))
+    trained(script, checkpoint_frequency=20)
+    rows = {name: x.shape[1] for name, x in written if name.startswith("rows")}
+    assert rows == {f"rows-{n}-{min(n + 20, 130)}.pt": min(20, 130 - n) for n in range(0, 130, 20)}
+    assert [name for name, _ in written if name.startswith("step")] == [
+        f"step-{n}.pt" for n in (*range(0, 130, 20), 130)
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint(script, number, monkeypatch, capfd):
+    """Amid training and amid an evaluation: exit code 128 + n, the command that resumes, and the same run after it."""
+    whole = trained(script)
+    original, calls = script.Replay.add, []
+
+    def add(*arguments):
+        calls.append(1)
+        if len(calls) == 71:
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    monkeypatch.setattr(script.Replay, "add", add)
+    go, before = start(script)
+    assert go() == 128 + number
+    folder = (set(Path().glob("runs/*")) - before).pop()
+    assert f"go on with: python {script.SCRIPT}.py --resume {folder}\n" in capfd.readouterr().out
+    assert survival.last_checkpoint(script.SCRIPT, folder)["step"] == 71
+    evaluate = script.evaluate
+    monkeypatch.setattr(script, "evaluate", lambda *a: os.kill(os.getpid(), number) or evaluate(*a))
+    assert resumed(script, folder) == 128 + number  # in the evaluation of step 100
+    state = survival.last_checkpoint(script.SCRIPT, folder)
+    assert (state["step"], state["evaluated"]) == (100, 50)
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    assert resumed(script, folder) == 0 and same(script, whole, folder)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_signal_exits_at_once(script):
+    code = f"""import os, signal, sys, conftest, {script.SCRIPT} as s
+def add(*a):
+    os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM); print("still here")
+s.Replay.add = add
+s.train(conftest.quick(s))"""
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    assert done.returncode == 128 + signal.SIGTERM and b"still here" not in done.stdout
+
+
+# ------------------------------------------------------------------------------------------- damage
+def test_every_truncation_and_flipped_bit_is_recognised(script):
+    folder, rng = trained(script), random.Random(0)
+    files = sorted((folder / "checkpoints").iterdir())
+    for _ in range(100):
+        path = rng.choice(files)
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        for content in (bytes(bad), good[: rng.randrange(len(good))]):
+            path.write_bytes(content)
+            with pytest.raises(script.Damaged, match=path.name):
+                script.read_file(path)
+        path.write_bytes(good)
+        script.read_file(path)
+
+
+def test_the_checkpoint_before_is_used(script, capfd):
+    """Whether the newest checkpoint or the rows that it wrote are damaged; older rows that both need are refused."""
+    whole, folder = trained(script), trained(script)
+    for name in ("step-130.pt", "rows-100-130.pt"):
+        path = folder / "checkpoints" / name
+        path.write_bytes(path.read_bytes()[:-1])
+        assert resumed(script, folder) == 0 and same(script, whole, folder)
+        assert f"{name} is damaged or missing: step-130.pt cannot be used" in capfd.readouterr().err
+    (folder / "checkpoints" / "rows-0-50.pt").unlink()
+    table = (folder / "evaluations.csv").read_text()
+    with pytest.raises(SystemExit) as stop:
+        resumed(script, folder)
+    errors = capfd.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "rows-0-50.pt is damaged or missing: step-100.pt cannot be used" in errors[1]
+    assert errors[2] == f"{script.SCRIPT}: --resume {folder}: no checkpoint there is whole; start the run again"
+    assert (folder / "evaluations.csv").read_text() == table
+
+
+def test_a_stranger_file_runs_no_code(script, tmp_path):
+    """A checkpoint with a right checksum that would call a function is refused by torch.load itself."""
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    script.write_file(tmp_path / "step-0.pt", {"x": Evil()})
+    with pytest.raises(Exception, match="Weights only"):
+        script.read_file(tmp_path / "step-0.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk(script):
+    """A limit on the size of files stands in for it: one line, code 1, the last checkpoint whole, and the same run."""
+    whole = trained(script)
+    code = f"import sys, conftest, {script.SCRIPT} as s; sys.exit(s.train(*s.parse(sys.argv[1:])))"
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    flags = "--env-id Drift-v0 --total-timesteps 130 --learning-starts 40 --batch-size 16 --eval-frequency 50"
+    flags += " --eval-episodes 2 --num-seeds 2 --no-cuda --no-compile"
+    first = next((whole / "checkpoints").glob("step-130.pt")).stat().st_size
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags.split()],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (first * 3 // 4, first * 3 // 4)),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    line = f"{script.SCRIPT}: File too large at step 50; the checkpoint of step 0 is whole"
+    assert [x for x in done.stderr.splitlines() if x] == [line]
+    folder = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert folder != whole and not list(folder.glob("checkpoints/*.part"))
+    assert resumed(script, folder) == 0 and same(script, whole, folder)
+
+
+# ------------------------------------------------------------------------------------------- refusals
+def test_one_process_for_a_folder(script, capfd):
+    folder = trained(script)
+    with filelock.FileLock(folder / "lock"), pytest.raises(SystemExit) as stop:
+        resumed(script, folder)
+    assert stop.value.code == 2 and f"{folder} is in use by another process" in capfd.readouterr().err
+    assert resumed(script, folder) == 0
+
+
+def test_flags_that_contradict_the_run(script, capfd):
+    folder = trained(script)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for flags, message in (
+        (["--gamma", "0.9"], "--gamma 0.9 contradicts the run to resume, which has 0.99: leave it out"),
+        (["--total-timesteps", "90"], "--total-timesteps 90 contradicts the run to resume, which has 130"),
+        (["--env-id", "Hopper-v4"], "--env-id Hopper-v4 contradicts the run to resume, which has Drift-v0"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            resumed(script, folder, *flags)
+        assert stop.value.code == 2 and message in capfd.readouterr().err
+    other = next(s for s in SCRIPTS.values() if s is not script)
+    for call, message in (
+        (lambda: resumed(other, folder), f"is a run of {script.SCRIPT}.py: resume it with that script"),
+        (lambda: resumed(script, "nowhere"), "--resume nowhere: no run that this script can read"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            call()
+        error = capfd.readouterr().err
+        assert stop.value.code == 2 and message in error and len(error.splitlines()) == 1
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert script.parse(["--resume", str(folder), "--gamma", "0.99"])[0].gamma == 0.99
+
+
+# ------------------------------------------------------------------------------- numbers and simulators
+def test_numbers_that_go_wrong(script, monkeypatch, capfd):
+    """NaN in one seed's critic: the run stops by the next log with its name, keeps finite checkpoints and code 1."""
+    monkeypatch.setattr(script, "LOG_EVERY", 10)
+    flags = {"checkpoint_frequency": 25, "eval_frequency": 40, "total_timesteps": 100}
+    whole = trained(script, **flags)
+    original = script.Agent.update
+
+    def update(agent, batch, noise):
+        seen = original(agent, batch, noise)
+        update.count += 1
+        if update.count == 23:  # the update of step 63
+            agent.critic.layers[2].data[2] = torch.nan  # the first critic of seed 2
+        return seen
+
+    update.count = 0
+    monkeypatch.setattr(script.Agent, "update", update)
+    go, before = start(script, **flags)
+    assert go() == 1
+    folder = (set(Path().glob("runs/*")) - before).pop()
+    error = capfd.readouterr().err
+    assert re.search(r"not finite: [\w. ]+ of seed 2 at step (6[3-9]|70); the checkpoint of step 50 is", error), error
+    state = survival.last_checkpoint(script.SCRIPT, folder)
+    assert state["step"] == 50 and all(x.isfinite().all() for x in state["agent"].values())
+    rows = [list(csv.DictReader((f / "evaluations.csv").open())) for f in (whole, folder)]
+    assert rows[1] and [r for r in rows[0] if int(r["step"]) <= 70] == rows[1]
+    monkeypatch.setattr(script.Agent, "update", original)
+    assert resumed(script, folder) == 0 and same(script, whole, folder)
+
+
+@pytest.mark.parametrize("what", ["observation", "reward"])
+def test_simulators_that_send_nonsense(script, what, monkeypatch, capfd):
+    original = script.Episodes.step
+
+    def step(episodes, actions):
+        obs, rewards, terminated = original(episodes, actions)
+        step.count += 1
+        if step.count == 63:
+            (obs if what == "observation" else rewards)[1] = np.inf
+        return obs, rewards, terminated
+
+    step.count = 0
+    monkeypatch.setattr(script.Episodes, "step", step)
+    go, _ = start(script, checkpoint_frequency=25)
+    assert go() == 1
+    error = capfd.readouterr().err
+    assert f"{script.SCRIPT}: not finite: {what} of seed 2 at step 63; the checkpoint of step 50 is" in error
+
+
+@pytest.mark.parametrize("where", [("step", 71 * 2 + 1), ("reset", 2 + 4 + 6), ("evaluation", 0)])
+def test_failures_leave_a_checkpoint_and_a_traceback(script, where, monkeypatch):
+    """An environment that raises in a step, in a reset, or in an evaluation: the resumed run is the same run."""
+    Failing.budget = 0
+    whole = trained(script, env_id="Failing-v0")
+    go, before = start(script, env_id="Failing-v0")
+    original = script.evaluate
+    if where[0] == "evaluation":
+
+        def evaluate(*arguments):
+            raise ValueError("the simulator broke")
+
+        monkeypatch.setattr(script, "evaluate", evaluate)
+    else:
+        Failing.where, Failing.budget = where, 1
+    with pytest.raises(ValueError, match="the simulator broke"):
+        go()
+    folder = (set(Path().glob("runs/*")) - before).pop()
+    monkeypatch.setattr(script, "evaluate", original)
+    state = survival.last_checkpoint(script.SCRIPT, folder)
+    assert state["step"] > 0 and (folder / "agent.pt").exists()
+    assert Failing.budget == 0 and resumed(script, folder) == 0 and same(script, whole, folder)
+
+
+def test_simulators_that_are_not_deterministic(script, capfd):
+    """The run says so and goes on from a new episode."""
+    folder = trained(script, env_id="Restless-v0")
+    assert resumed(script, folder, "--total-timesteps", "150") == 0
+    assert capfd.readouterr().err.count("the simulator is not deterministic; environment") == 2
+    state = survival.last_checkpoint(script.SCRIPT, folder)
+    assert state["step"] == 150 and (state["episodes"]["lengths"] == 0).all()  # 130 + 20 steps of an episode
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v5", "Humanoid-v4", "Pendulum-v1"])
+def test_episodes_come_back_to_the_bit(script, env_id):
+    """Real simulators, interrupted within their first and a later episode, then followed for 30 steps."""
+    rng = np.random.default_rng(1)
+    for length in (7, 60):
+        left, right = (script.Episodes([script.make_env(env_id)], range(3, 4)) for _ in range(2))
+        for _ in range(length):
+            left.step(np.array([left.envs[0].action_space.sample()]))
+            if left.over[0] or rng.random() < 0.05:
+                left.begin(0)
+        right.load(left.state())
+        for _ in range(30):
+            actions = np.array([left.envs[0].action_space.sample()])
+            assert np.array_equal(actions[0], right.envs[0].action_space.sample())
+            assert all(np.array_equal(a, b) for a, b in zip(left.step(actions), right.step(actions)))
+            if left.over[0]:
+                left.begin(0), right.begin(0)
