@@ -520,6 +520,27 @@ class Policy(Network):
         return self(obs)[0].tanh()
 
 
+class Adam:
+    """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float):
+        self.parameters, self.lr = list(parameters), lr
+        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
+        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+
+    def state(self) -> list[torch.Tensor]:
+        return [*self.means, *self.squares, *self.steps]
+
+    def step(self, losses: torch.Tensor) -> None:
+        """Descends the sum of losses, each of which belongs to one seed."""
+        gradients = torch.autograd.grad(losses.sum(), self.parameters)
+        torch._foreach_add_(self.steps, 1)
+        torch._fused_adam_(
+            self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self.lr, beta1=0.9, beta2=0.999,
+            weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
 class Agent(nn.Module):
     """Networks, temperature and optimizers of all seeds, and one update of SAC."""
 
@@ -532,18 +553,15 @@ class Agent(nn.Module):
         self.log_alpha = nn.Parameter(torch.full((args.num_seeds, 1), math.log(args.alpha)), args.autotune)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.to(device)
-        same = {"fused": True, "capturable": device.type == "cuda"}
         self.actor_parameters = list(self.policy.parameters())
-        self.policy_optimizer = torch.optim.Adam(self.actor_parameters, lr=args.policy_lr, **same)
-        self.q_optimizer = torch.optim.Adam(self.critic.parameters(), lr=args.q_lr, **same)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=args.q_lr, **same)
-        self.optimizers = self.q_optimizer, self.policy_optimizer, self.alpha_optimizer
+        self.policy_optimizer = Adam(self.actor_parameters, args.policy_lr)
+        self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
+        self.alpha_optimizer = Adam([self.log_alpha], args.q_lr)
 
-    @torch.no_grad()
     def tensors(self) -> list[torch.Tensor]:
-        """All that training changes: weights, temperature, Adam's moments and step counts."""
-        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
-        return [p.data for p in self.parameters()] + [x for state in states for x in state.values()]
+        """All that training changes: weights, temperature, Adam's state."""
+        optimizers = self.q_optimizer, self.policy_optimizer, self.alpha_optimizer
+        return [p.data for p in self.parameters()] + [x for optimizer in optimizers for x in optimizer.state()]
 
     def noise_shapes(self) -> tuple[tuple, tuple]:
         """Normal numbers that a step needs for each seed: acting's and the update's (a', a)."""
@@ -579,20 +597,14 @@ class Agent(nn.Module):
     def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step of the critics, the policy, the temperature and the targets, for noise (S, .., B, d)."""
         q_loss, q_values = self.critic_loss(*batch, noise)
-        self.q_optimizer.zero_grad()
-        q_loss.sum().backward()
-        self.q_optimizer.step()
+        self.q_optimizer.step(q_loss)
 
         policy_loss, log_prob, actions = self.policy_loss(batch[0], noise)
-        self.policy_optimizer.zero_grad()
-        policy_loss.sum().backward()
-        self.policy_optimizer.step()
+        self.policy_optimizer.step(policy_loss)
 
         if self.args.autotune:
             alpha_loss = -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1)  # target entropy -d
-            self.alpha_optimizer.zero_grad()
-            alpha_loss.sum().backward()
-            self.alpha_optimizer.step()
+            self.alpha_optimizer.step(alpha_loss)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
         seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
@@ -639,8 +651,6 @@ class Recorded:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.outputs = self.function(*self.inputs)
-            for x in self.agent.tensors():
-                x.zero_()  # Adam's first state, where the trial runs made it
             for x, old in kept:
                 x.copy_(old)
         for mine, new in zip(self.inputs, inputs):
@@ -822,9 +832,8 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
         state = run.checkpoints.load(replay)
         step, evaluated, saved, size, run.last = (state[k] for k in ("step", "evaluated", "step", "csv", "last"))
         actions = None if state["actions"] is None else state["actions"].numpy()
-        agent.load_state_dict(state["agent"])
-        for optimizer, values in zip(agent.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(values)
+        for mine, kept in zip(agent.tensors(), state["agent"], strict=True):
+            mine.copy_(kept)
         draws.load(*state["draws"])
         episodes.load(state["episodes"])
     run.open(step, size)
@@ -835,8 +844,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     def save() -> int:
         """All that the run needs to go on as if nothing had happened; returns the step."""
         agent.refuse_faults({}, seeds, step)
-        state = {"step": step, "evaluated": evaluated, "agent": agent.state_dict(), "episodes": episodes.state()}
-        state["optimizers"] = [optimizer.state_dict() for optimizer in agent.optimizers]
+        state = {"step": step, "evaluated": evaluated, "agent": agent.tensors(), "episodes": episodes.state()}
         state |= {"draws": [draws.states, draws.used], "actions": None if actions is None else torch.tensor(actions)}
         run.save(state, replay)
         return step

@@ -126,8 +126,7 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
                     episodes.begin(0)
             step = (time.perf_counter() - start) / 40
             start = time.perf_counter()
-            state = {"step": count, "agent": agent.state_dict(), "episodes": episodes.state()}
-            state["optimizers"] = [optimizer.state_dict() for optimizer in agent.optimizers]
+            state = {"step": count, "agent": agent.tensors(), "episodes": episodes.state()}
             checkpoints.save(state | {"draws": [draws.states, draws.used]}, replay)
             seconds = time.perf_counter() - start
             size = sum(path.stat().st_size for path in checkpoints.folder.iterdir())

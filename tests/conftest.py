@@ -104,6 +104,8 @@ def agent_of(script, obs_dim=11, act_dim=3, double=True, **flags):
     agent = script.Agent(args, obs_dim, act_dim, torch.device("cpu"))
     if double:
         agent.double()
+        for optimizer in (agent.q_optimizer, agent.policy_optimizer, agent.alpha_optimizer):
+            optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state in double precision too
         agent.log_alpha.data.fill_(np.log(args.alpha))
         for i, parameter in enumerate(agent.target.parameters()):
             parameter.data += 0.05 * normals(*parameter.shape, seed=i)

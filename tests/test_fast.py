@@ -31,6 +31,8 @@ def trained(script, updates, prepare, device=CPU, dtype=torch.double, **flags):
     """Parameters and the last losses after some updates on made-up rows; `prepare` picks act, learn and policies."""
     args = script.Args(**({"num_seeds": 2, "cuda": device.type == "cuda", "compile": False, "autotune": True} | flags))
     agent = script.Agent(args, 11, 3, device).to(dtype)
+    for optimizer in (agent.q_optimizer, agent.policy_optimizer, agent.alpha_optimizer):
+        optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state in double precision too
     replay = script.Replay(2, 300, 11, 3, device)
     replay.rows, replay.newest = replay.rows.to(dtype), replay.newest.to(dtype)
     draws = script.Draws(range(1, 3), *agent.noise_shapes(), args.batch_size, device)
