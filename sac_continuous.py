@@ -78,7 +78,7 @@ class Args:
     eval_frequency: int = 10_000  # steps between two evaluations
     eval_episodes: int = 10  # episodes in an evaluation of one seed
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
-    compile: bool = True  # compile acting and the losses, which takes up to a minute at the start
+    compile: bool = True  # compile acting and the gradients, which takes up to a minute at the start
     cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
     checkpoint_frequency: int = 0  # steps between two checkpoints; 0: one at every evaluation
     resume: Path | None = None  # continue the run in this folder, with its own values
@@ -531,9 +531,7 @@ class Adam:
     def state(self) -> list[torch.Tensor]:
         return [*self.means, *self.squares, *self.steps]
 
-    def step(self, losses: torch.Tensor) -> None:
-        """Descends the sum of losses, each of which belongs to one seed."""
-        gradients = torch.autograd.grad(losses.sum(), self.parameters)
+    def step(self, gradients: tuple[torch.Tensor, ...]) -> None:
         torch._foreach_add_(self.steps, 1)
         torch._fused_adam_(
             self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self.lr, beta1=0.9, beta2=0.999,
@@ -594,17 +592,27 @@ class Agent(nn.Module):
         loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
         return loss.mean(-1), log_prob.detach(), actions.detach()
 
+    def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
+        """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
+        loss, values = self.critic_loss(*inputs)
+        return loss.detach(), values, torch.autograd.grad(loss.sum(), self.q_optimizer.parameters)
+
+    def policy_gradients(self, *inputs: torch.Tensor) -> tuple:
+        """What `policy_loss` returns, and the gradients of the losses' sum."""
+        loss, log_prob, actions = self.policy_loss(*inputs)
+        return loss.detach(), log_prob, actions, torch.autograd.grad(loss.sum(), self.policy_optimizer.parameters)
+
     def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step of the critics, the policy, the temperature and the targets, for noise (S, .., B, d)."""
-        q_loss, q_values = self.critic_loss(*batch, noise)
-        self.q_optimizer.step(q_loss)
+        q_loss, q_values, gradients = self.critic_gradients(*batch, noise)
+        self.q_optimizer.step(gradients)
 
-        policy_loss, log_prob, actions = self.policy_loss(batch[0], noise)
-        self.policy_optimizer.step(policy_loss)
+        policy_loss, log_prob, actions, gradients = self.policy_gradients(batch[0], noise)
+        self.policy_optimizer.step(gradients)
 
         if self.args.autotune:
             alpha_loss = -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1)  # target entropy -d
-            self.alpha_optimizer.step(alpha_loss)
+            self.alpha_optimizer.step(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha]))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
         seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
@@ -795,8 +803,9 @@ class Run:
 def fast(agent: Agent, replay: Replay) -> tuple:
     """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
     if agent.args.compile:
-        agent.critic_loss, agent.policy_loss, agent.act = (
-            torch.compile(f, dynamic=False) for f in (agent.critic_loss, agent.policy_loss, agent.act)
+        torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
+        agent.critic_gradients, agent.policy_gradients, agent.act = (
+            torch.compile(f, dynamic=False) for f in (agent.critic_gradients, agent.policy_gradients, agent.act)
         )
     with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
         libc = ctypes.CDLL(None)

@@ -7,10 +7,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MUJOCO_GL=egl
-python -m pytest -q tests -k gpu
 python - <<'PY'
 import torch
 
 assert torch.cuda.is_available(), "no GPU here"
 PY
+python -m pytest -q tests -k gpu
 python analysis/throughput.py --cuda --num-seeds 1 16 --leapfrog-steps 3 --steps 4000 --rounds 1 ${1:+--vs "$1"}

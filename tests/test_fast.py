@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import os
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -61,6 +63,7 @@ def distance(left, right):
     return max((left[name] - right[name]).abs().max().item() for name in left)
 
 
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler here")
 def test_compiled_losses_equal_plain_ones(script):
     """The same parameters and actions after 50 updates, in double precision."""
     plain, actions, _ = trained(script, 50, fast)
