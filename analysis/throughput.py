@@ -43,8 +43,13 @@ class Args:
     rounds: int = 3  # measurements of each cell
     flags: str = ""  # more flags for the scripts, such as --no-compile
     vs: str | None = None  # command of a peer, which prints "<number> steps/s" last
+    peer_name: str = "peer"  # what the table calls the peer
+    show: Path | None = None  # measure nothing, print the table of this CSV
     cuda: bool = torch.cuda.is_available()  # measure on the GPU
     output: Path | None = None  # CSV; by default results/throughput/<device>.csv
+
+
+ABOUT = "env", "device", "threads", "torch", "flags", "rounds", "peer", "date"
 
 
 def operations(obs_dim: int, act_dim: int, steps: int, layers: int, hidden=32, sees_state=True, batch=256, width=256):
@@ -129,7 +134,20 @@ def run(command: list[str], shell=False) -> str:
     return done.stdout
 
 
+def show(path: Path) -> None:
+    """Prints the table of a CSV; what describes all of its rows stands below."""
+    rows = list(csv.DictReader(path.open()))
+    about = {name: rows[0].pop(name) for name in ABOUT}
+    names = [name for name in rows[0]]
+    print("| " + " | ".join(names) + " |\n|" + " --- |" * len(names))
+    for row in rows:
+        print("| " + " | ".join(row[name] for name in names) + " |")
+    print("\n" + ", ".join(f"{name} {value}" for name, value in about.items() if value))
+
+
 def main(args: Args) -> None:
+    if args.show:
+        return show(args.show)
     env = importlib.import_module(args.scripts[0]).make_env(args.env_id)
     obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     cells = [
@@ -182,19 +200,20 @@ def main(args: Args) -> None:
             pairs = [r / p for r, p in zip(rates, peers[cell])]
             row["over the peer"] = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
         rows.append(row)
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(str(x) for x in row.values()) + " |")
     threads = seen[cells[0]][0]["threads"]
-    print(f"\n{args.env_id} on {device}, {threads} threads, torch {torch.__version__}, medians of {args.rounds} rounds")
     path = args.output or ROOT / "results/throughput" / f"{re.sub('[^A-Za-z0-9]+', '-', device)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"env": args.env_id, "device": device, "threads": threads, "torch": torch.__version__, "flags": args.flags}
-    about |= {"rounds": args.rounds, "peer": args.vs or "", "date": datetime.date.today().isoformat()}
+    about |= {
+        "rounds": args.rounds,
+        "peer": args.peer_name if args.vs else "",
+        "date": datetime.date.today().isoformat(),
+    }
     with path.open("w") as file:
         writer = csv.DictWriter(file, list(rows[0] | about), lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | about for row in rows)
+    show(path)
     print(f"wrote {path}")
 
 

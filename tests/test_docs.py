@@ -59,3 +59,9 @@ def test_readme_shows_what_the_tables_script_prints():
     readme = (ROOT / "README.md").read_text()
     blocks = printed.strip().split("\n\n")
     assert len(blocks) == 3 and all(block in readme for block in blocks)
+
+
+def test_readme_shows_the_measured_speeds():
+    command = [sys.executable, "analysis/throughput.py", "--show", "results/throughput/2-CPU-cores.csv"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in (ROOT / "README.md").read_text() and "share" in printed
