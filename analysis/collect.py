@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video")
+PLACE += ("compile", "cuda_graphs", "checkpoint_frequency", "resume")  # nothing of the method
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco")
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import before_after
 import collect
 import curves
 import numpy as np
@@ -136,3 +137,17 @@ def test_throughput_measures_the_scripts(tmp_path, capfd):
         float(rows[0]["steps/s"]) / float(rows[2]["steps/s"]), abs=0.01
     )
     assert "| sac_hpo_continuous | 2 | 2 |" in capfd.readouterr().out
+
+
+def test_before_after(tmp_path, capsys):
+    """Shared steps alone; means over seeds by hand: (1, 3) and (2, 6) before, (5, 5) and (8, 6) after."""
+    values = {"before": {10: (1, 3), 20: (2, 6), 30: (99, 99)}, "after": {10: (5, 5), 20: (8, 6)}}
+    for name, table in values.items():
+        rows = [
+            f"{t},{s},{e},{r + 2 * e - 1},1" for t, pair in table.items() for s, r in enumerate(pair) for e in (0, 1)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["# command", "step,seed,episode,return,length", *rows]) + "\n")
+    before_after.main(tmp_path / "before.csv", tmp_path / "after.csv")
+    printed = capsys.readouterr().out
+    assert "| 10 | 2 ± 1 | 5 ± 0 |" in printed and "| 20 | 4 ± 3 | 7 ± 1 |" in printed and "| 30 |" not in printed
+    assert "| mean | 3 ± 2 | 6 ± 1 |" in printed and "Difference +3, 95 % interval [" in printed
