@@ -852,6 +852,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
 
     def save() -> int:
         """All that the run needs to go on as if nothing had happened; returns the step."""
+        run.evaluating = False  # from here no signal may break in
         agent.refuse_faults({}, seeds, step)
         state = {"step": step, "evaluated": evaluated, "agent": agent.tensors(), "episodes": episodes.state()}
         state |= {"draws": [draws.states, draws.used], "actions": None if actions is None else torch.tensor(actions)}
@@ -911,7 +912,8 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        print(f"\n{SCRIPT}: {error.strerror} at step {step}; the checkpoint of step {saved} is whole", file=sys.stderr)
+        kept = "no checkpoint was written" if saved < 0 else f"the checkpoint of step {saved} is whole"
+        print(f"\n{SCRIPT}: {error.strerror} at step {step}; {kept}", file=sys.stderr)
         exit_code = 1
     except Exception:  # an environment failed, say: keep what there is, and let the traceback tell
         if whole:
@@ -927,7 +929,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
         run.close()
     ended = "stopped" if run.signal or exit_code else "done"
     print(f"{ended} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
-    if ended == "stopped":
+    if ended == "stopped" and saved >= 0:
         print(f"go on with: python {SCRIPT}.py --resume {run.folder}")
     return 128 + run.signal if run.signal else exit_code
 

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -227,16 +226,21 @@ def test_a_stranger_file_runs_no_code(script, tmp_path):
 def test_a_full_disk(script):
     """A limit on the size of files stands in for it: one line, code 1, the last checkpoint whole, and the same run."""
     whole = trained(script)
-    code = f"import sys, conftest, {script.SCRIPT} as s; sys.exit(s.train(*s.parse(sys.argv[1:])))"
+    size = next((whole / "checkpoints").glob("step-130.pt")).stat().st_size * 3 // 4
+    code = f"""import resource, sys, conftest, {script.SCRIPT} as s
+add, limits = s.Replay.add, iter([None] * 45 + [({size}, {size})])
+def limited(*a):
+    if limit := next(limits, None):
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    add(*a)
+s.Replay.add = limited
+sys.exit(s.train(*s.parse(sys.argv[1:])))"""
     path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     flags = "--env-id Drift-v0 --total-timesteps 130 --learning-starts 40 --batch-size 16 --eval-frequency 50"
     flags += " --eval-episodes 2 --num-seeds 2 --no-cuda --no-compile"
-    first = next((whole / "checkpoints").glob("step-130.pt")).stat().st_size
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags.split()],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (first * 3 // 4, first * 3 // 4)),
-    )  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *flags.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     line = f"{script.SCRIPT}: File too large at step 50; the checkpoint of step 0 is whole"
     assert [x for x in done.stderr.splitlines() if x] == [line]
