@@ -94,142 +94,217 @@ TABLE = {  # HPO Table 3
     "HalfCheetah": (0.2,), "Hopper": (0.2,), "Walker2d": (0.2,), "Ant": (0.2,), "Humanoid": (0.05,),
     "HumanoidBullet": (0.05,), "HumanoidFlagrunBullet": (0.05,), "HumanoidFlagrunHarderBullet": (0.05,),
 }
-LIMITS = {  # smallest and largest value of each number
-    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
-    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
-    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
-    "checkpoint_frequency": (0, 10**12),
-    "eval_episodes": (1, 10**4),
-}
 # fmt: on
 
 
-def fail(message: str):
-    """Bad input: one line, exit code 2."""
-    print(f"{SCRIPT}: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+# ------------------------------------------------------------------------------------------------------------ networks
+class Network(nn.Module):
+    """A network for each seed, or two with twins=2: N = twins · S networks, the weights drawn seed by seed.
+
+    Weights (N, in, out) and biases are uniform on ±1/√in. The last layer's weights are (N, out, in) and its output has
+    the batch as last axis: a narrow product is several times faster so, on a CPU.
+    """
+
+    def __init__(self, init: list[torch.Generator], twins: int, sizes: list[int], activate=torch.relu_):
+        super().__init__()
+        self.layers, self.activate, self.twins = nn.ParameterList(), activate, twins
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+            shapes = [(n_in, n_out), (1, n_out)] if i < len(sizes) - 2 else [(n_out, n_in), (n_out, 1)]
+            for shape in shapes:
+                self.layers.append(torch.empty(twins * len(init), *shape))
+                for rows, generator in zip(self.layers[-1].data.split(twins), init):
+                    rows.uniform_(-1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(S, B, in) -> (N, out, B)."""
+        x = x if self.twins == 1 else x.repeat_interleave(2, dim=0)
+        for weight, bias in list(zip(self.layers[::2], self.layers[1::2]))[:-1]:
+            x = self.activate(torch.baddbmm(bias, x, weight))
+        return torch.baddbmm(self.layers[-1], self.layers[-2], x.mT)
 
 
-def table_row(env_id: str) -> str:
-    """The paper's name of an environment; Hopper for one that the paper does not have (D13)."""
-    name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
-    return name if name in TABLE else "Hopper"
+class Critic(Network):
+    """Twin critics, with ∇_a Q in closed form."""
+
+    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
+        super().__init__(init, 2, [obs_dim + act_dim, HIDDEN, HIDDEN, 1])
+        self.obs_dim = obs_dim
+
+    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Q1 and Q2, (S, 2, B), at actions (S, B, d)."""
+        return super().forward(torch.cat([obs, actions], dim=-1)).view(len(obs), 2, -1)
+
+    @torch.no_grad()
+    def share(self, obs: torch.Tensor) -> torch.Tensor:
+        """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
+        return torch.baddbmm(self.layers[1], obs.repeat_interleave(2, dim=0), self.layers[0][:, : self.obs_dim])
+
+    @torch.no_grad()
+    def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """min(Q1, Q2), (S, B), and its gradient in the action, (S, B, d): that of the smaller critic (D7).
+
+        Q is piecewise linear in a, so this gradient is piecewise constant: masks and transposed weights give it, and
+        holding it constant in back-propagation is exact. Double backward would add nothing.
+        """
+        first, _, second, bias, last, last_bias = self.layers
+        first = first[:, self.obs_dim :]
+        h1 = torch.baddbmm(share, actions.repeat_interleave(2, dim=0), first).relu_()
+        h2 = torch.baddbmm(bias, h1, second).relu_()
+        q1, q2 = torch.baddbmm(last_bias, last, h2.mT).view(len(actions), 2, -1).unbind(1)
+        flow = torch.where(h2 > 0, last, 0)
+        flow = torch.where(h1 > 0, torch.bmm(flow, second.mT), 0)
+        slope1, slope2 = torch.bmm(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
+        return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
 
 
-def parse(argv: list[str]) -> tuple[Args, set[str]]:
-    """The arguments in force, and the names of those on the command line, which win over the paper's tables."""
-    line = " ".join(argv)
-    env_id = (re.findall(r"--env[-_]id[= ](\S+)", line) or [Args.env_id])[-1]
-    default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[table_row(env_id)])))
-    folder, config = (re.findall(r"--resume[= ](\S+)", line) or [None])[-1], {}
-    if folder:
-        try:
-            config = json.loads(Path(folder, "config.json").read_text())
-            if config["script"] != SCRIPT:
-                fail(f"--resume {folder} is a run of {config['script']}.py: resume it with that script")
-            default, env_id = Args(**config["args"]), config["args"]["env_id"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
-    about = f"{__doc__.splitlines()[0]} From HPO Tables 3 and 4, row {table_row(env_id)}: {', '.join(TABLE_FIELDS)}."
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            args = tyro.cli(Args, default=default, args=argv, description=about)
-    except SystemExit as stop:
-        if stop.code:  # tyro draws a box, whose first paragraph is the message
-            fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
-        raise
-    given = {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
-    for name in given - {"resume"} if folder else ():
-        value, old = getattr(args, name), config["args"][name]
-        if value != old and not (name == "total_timesteps" and value > old):
-            fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
-    return args, given
+class Policy(Network):
+    """tanh-squashed diagonal Gaussian over [-1, 1]^d."""
+
+    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int, layers: int):
+        super().__init__(init, 1, [obs_dim, *[HIDDEN] * layers, 2 * act_dim])
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log standard deviation before the tanh: (S, B, ds) -> 2 × (S, B, d)."""
+        mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
+        return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
+
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
+        mean, log_std = self(obs)
+        pre_tanh = mean + log_std.exp() * noise
+        squash = pre_tanh + nn.functional.softplus(-2 * pre_tanh)  # log(1 - tanh²) = 2 log 2 - 2 squash
+        log_prob = (2 * squash - log_std - noise.square() / 2).sum(-1)
+        return pre_tanh.tanh(), log_prob - noise.shape[-1] * (2 * math.log(2) + math.log(2 * math.pi) / 2)
+
+    def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
+        """The action with the noise off, (S, B, d)."""
+        return self(obs)[0].tanh()
 
 
-def check(args: Args) -> None:
-    """Refuses values out of range, and what this machine lacks, before anything is written."""
-    for name, (low, high) in LIMITS.items():
-        if not low <= getattr(args, name) <= high:  # refuses NaN too
-            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
-    if args.seed + args.num_seeds > 2**32:
-        fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
-    if args.learning_starts >= args.total_timesteps:
-        fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
-    if args.cuda and not torch.cuda.is_available():
-        fail("--cuda: PyTorch finds no GPU; leave the flag out, or install a CUDA build of torch")
-    if args.compile and not (args.cuda or shutil.which(os.environ.get("CXX", "g++"))):
-        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or add --no-compile")
-    for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
-        if getattr(args, flag) and importlib.util.find_spec(package) is None:
-            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
-    if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
-        import wandb
+# ------------------------------------------------------------------------------------------------------------ learning
+class Adam:
+    """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
 
-        try:
-            known, why = wandb.login(prompt=False), "no account is known"
-        except Exception as error:  # a refused key, no network
-            known, why = False, str(error)
-        if not known:
-            fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
+    def __init__(self, parameters: list[nn.Parameter], lr: float):
+        self.parameters, self.lr = list(parameters), lr
+        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
+        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+
+    def state(self) -> list[torch.Tensor]:
+        return [*self.means, *self.squares, *self.steps]
+
+    def step(self, gradients: tuple[torch.Tensor, ...]) -> None:
+        torch._foreach_add_(self.steps, 1)
+        torch._fused_adam_(
+            self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self.lr, beta1=0.9, beta2=0.999,
+            weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
 
-def make_env(env_id: str, video: bool = False) -> gym.Env:
-    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a v5 exists is no news here
-            env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
-            if video:  # find out now whether this machine can render
-                env.reset()
-                if not isinstance(env.render(), np.ndarray):
-                    raise RuntimeError("it draws no rgb_array")
-    except gym.error.UnregisteredEnv:
-        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
-        fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
-    except Exception as error:  # a missing simulator, a malformed name, no way to render
-        fail(f"--env-id {env_id} cannot be made{' with video' if video else ''}: {error or type(error).__name__}")
-    obs, act = env.observation_space, env.action_space
-    boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in (obs, act))
-    if not (boxes and act.dtype.kind == "f" and act.is_bounded()):
-        fail(f"--env-id {env_id} observes {obs} and acts in {act}: choose one that observes a Box of one dimension "
-             "and acts in a bounded continuous Box of one dimension")  # fmt: skip
-    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+class Agent(nn.Module):
+    """Networks, temperature and optimizers of all seeds, and one update of SAC."""
+
+    def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
+        super().__init__()
+        self.args, self.act_dim = args, act_dim
+        init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
+        self.critic = Critic(init, obs_dim, act_dim)
+        self.policy = Policy(init, obs_dim, act_dim, args.policy_layers)
+        self.log_alpha = nn.Parameter(torch.full((args.num_seeds, 1), math.log(args.alpha)), args.autotune)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.to(device)
+        self.actor_parameters = list(self.policy.parameters())
+        self.policy_optimizer = Adam(self.actor_parameters, args.policy_lr)
+        self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
+        self.alpha_optimizer = Adam([self.log_alpha], args.q_lr)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that training changes: weights, temperature, Adam's state."""
+        optimizers = self.q_optimizer, self.policy_optimizer, self.alpha_optimizer
+        return [p.data for p in self.parameters()] + [x for optimizer in optimizers for x in optimizer.state()]
+
+    def noise_shapes(self) -> tuple[tuple, tuple]:
+        """Normal numbers that a step needs for each seed: acting's and the update's (a', a)."""
+        return (1, self.act_dim), (2, self.args.batch_size, self.act_dim)
+
+    @torch.no_grad()
+    def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Exploration: actions (S, d) for obs (S, ds) and noise (S, 1, d)."""
+        return self.policy.sample(obs[:, None], noise)[0][:, 0]
+
+    def readings(self) -> dict:
+        """The policies that an evaluation runs, noise off; the first is the one that counts."""
+        return {"base": self.policy.mean_action}
+
+    def critic_loss(self, obs, actions, rewards, next_obs, terminated, noise) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
+        with torch.no_grad():
+            next_actions, next_log_prob = self.policy.sample(next_obs, noise[:, 0])
+            next_q = self.target(next_obs, next_actions).amin(1)
+            next_value = next_q - self.log_alpha.exp() * next_log_prob
+            y = rewards + self.args.gamma * (1 - terminated) * next_value
+        q = self.critic(obs, actions)
+        return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
+
+    def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Minus the objective, HPO eq. (7), (S,); log π (S, B); the actions (S, B, d)."""
+        actions, log_prob = self.policy.sample(obs, noise[:, 1])
+        share, alpha = self.critic.share(obs), self.log_alpha.exp().detach()
+        q, slope = self.critic.slope(share, actions.detach())
+        loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
+        return loss.mean(-1), log_prob.detach(), actions.detach()
+
+    def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
+        """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
+        loss, values = self.critic_loss(*inputs)
+        return loss.detach(), values, torch.autograd.grad(loss.sum(), self.q_optimizer.parameters)
+
+    def policy_gradients(self, *inputs: torch.Tensor) -> tuple:
+        """What `policy_loss` returns, and the gradients of the losses' sum."""
+        loss, log_prob, actions = self.policy_loss(*inputs)
+        return loss.detach(), log_prob, actions, torch.autograd.grad(loss.sum(), self.policy_optimizer.parameters)
+
+    def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step of the critics, the policy, the temperature and the targets, for noise (S, .., B, d)."""
+        q_loss, q_values, gradients = self.critic_gradients(*batch, noise)
+        self.q_optimizer.step(gradients)
+
+        policy_loss, log_prob, actions, gradients = self.policy_gradients(batch[0], noise)
+        self.policy_optimizer.step(gradients)
+
+        if self.args.autotune:
+            alpha_loss = -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1)  # target entropy -d
+            self.alpha_optimizer.step(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha]))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
+        seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
+        return {k: v.detach() for k, v in (seen | {"actions": actions, "replayed": batch[1]}).items()}
+
+    def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What an update returned, as scalars (S,) under the names of the logs."""
+        metrics = {"losses/qf_loss": seen["q_loss"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
+        for i, (loss, values) in enumerate(zip(seen["q_loss"].unbind(1), seen["q_values"].unbind(1))):
+            metrics |= {f"losses/qf{i + 1}_loss": loss, f"losses/qf{i + 1}_values": values}
+        metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
+        if self.args.autotune:  # at the temperature after the update
+            metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
+        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
+        return metrics
+
+    def refuse_faults(self, metrics: dict[str, torch.Tensor], seeds: range, step: int) -> None:
+        """Raises Fault if a metric (S,) or a parameter is not finite."""
+        sums = {f"parameter {k}": p.detach().view(len(seeds), -1).sum(1) for k, p in self.named_parameters()}
+        for name, values in (metrics | sums).items():
+            for seed, value in zip(seeds, values.tolist()):
+                if not math.isfinite(value):
+                    raise Fault(f"{name} of seed {seed} at step {step}")
 
 
-class Draws:
-    """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
-
-    def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
-        states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
-        self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
-        self.shapes, self.split = (acting, updating), math.prod(acting)
-        self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
-        self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
-        self.fill()
-
-    def step(self) -> list[torch.Tensor]:
-        """The numbers of one step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
-        if self.used == BLOCK:
-            self.fill()
-        normal, uniform = self.normal[:, self.used], self.uniform[:, self.used]
-        self.used += 1
-        parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
-        return [part.view(-1, *shape) for part, shape in parts] + [uniform]
-
-    def fill(self) -> None:
-        """Draws the next block, and keeps the states from which a resumed run draws it again."""
-        self.used, self.states = 0, [stream.get_state() for stream in self.streams]
-        for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
-            normal.normal_(generator=stream), uniform.uniform_(generator=stream)
-
-    def load(self, states: list[torch.Tensor], used: int) -> None:
-        for stream, state in zip(self.streams, states):
-            stream.set_state(state)
-        self.fill()
-        self.used = used
+# ======================================================================================================================
+# The method ends here. What follows keeps it running: replay, evaluation, checkpoints, terminal, and the training loop.
 
 
+# ------------------------------------------------------------------------------------------- replay and random numbers
 class Replay:
     """A ring of rows [s, a, r, s', terminated] for each seed, (S, capacity, 2 ds + d + 2).
 
@@ -267,17 +342,70 @@ class Replay:
         return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
 
 
-# ----------------------------------------------------------------------------------------- survival
+class Draws:
+    """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
+
+    def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
+        states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
+        self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
+        self.shapes, self.split = (acting, updating), math.prod(acting)
+        self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
+        self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
+        self.fill()
+
+    def step(self) -> list[torch.Tensor]:
+        """The numbers of one step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
+        if self.used == BLOCK:
+            self.fill()
+        normal, uniform = self.normal[:, self.used], self.uniform[:, self.used]
+        self.used += 1
+        parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
+        return [part.view(-1, *shape) for part, shape in parts] + [uniform]
+
+    def fill(self) -> None:
+        """Draws the next block, and keeps the states from which a resumed run draws it again."""
+        self.used, self.states = 0, [stream.get_state() for stream in self.streams]
+        for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
+            normal.normal_(generator=stream), uniform.uniform_(generator=stream)
+
+    def load(self, states: list[torch.Tensor], used: int) -> None:
+        for stream, state in zip(self.streams, states):
+            stream.set_state(state)
+        self.fill()
+        self.used = used
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+@torch.no_grad()
+def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple:
+    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
+
+    An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
+    training, and all policies evaluated at one step meet the same starts.
+    """
+
+    for row in envs:
+        row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
+    starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
+    obs = np.array([[env.reset(seed=int(n))[0] for env, n in zip(*row)] for row in zip(envs, starts)])
+    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
+    while running.any():
+        actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        for i, e in np.argwhere(running):
+            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
+            returns[i, e] += reward
+            lengths[i, e] += 1
+            running[i, e] = not (terminated or truncated)
+    return returns, lengths
+
+
+# ------------------------------------------------------------------------------------------------------------ survival
 class Damaged(Exception):
     """A file of a checkpoint that is missing, cut short or altered."""
 
 
 class Fault(Exception):
     """A number that is not finite: what, of which seed, at which step."""
-
-
-class Stopped(Exception):
-    """A signal came during an evaluation, which can be begun again."""
 
 
 def write_file(path: Path, content) -> None:
@@ -405,239 +533,7 @@ class Episodes:
                 self.begin(i)
 
 
-# ----------------------------------------------------------------------------------------- networks
-class Layers(torch.autograd.Function):
-    """Networks side by side, x (N, B, in) -> (N, out, B), with a backward pass of products and masks alone."""
-
-    @staticmethod
-    def forward(ctx, activate, x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
-        kept = [x]  # what each layer reads
-        for i in range(0, len(layers) - 2, 2):
-            kept.append(activate(torch.baddbmm(layers[i + 1], kept[-1], layers[i])))
-        ctx.activate = activate
-        ctx.save_for_backward(*kept, *layers[::2])
-        return torch.baddbmm(layers[-1], layers[-2], kept[-1].mT)
-
-    @staticmethod
-    def backward(ctx, flow: torch.Tensor):
-        depth = len(ctx.saved_tensors) // 2
-        kept, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
-        gradients = [flow.sum(-1, keepdim=True), torch.bmm(flow, kept[-1])]  # of biases and weights, from the last
-        flow = torch.bmm(flow.mT, weights[-1])
-        for i in range(depth - 1, 0, -1):
-            if ctx.activate is torch.relu_:
-                flow = torch.ops.aten.threshold_backward(flow, kept[i], 0)  # flow where kept is positive, else 0
-            else:
-                flow = torch.ops.aten.elu_backward(flow, 1, 1, 1, True, kept[i])
-            gradients += [flow.sum(1, keepdim=True), torch.bmm(kept[i - 1].mT, flow)]
-            if i > 1 or ctx.needs_input_grad[1]:
-                flow = torch.bmm(flow, weights[i - 1].mT)
-        return None, flow if ctx.needs_input_grad[1] else None, *gradients[::-1]
-
-
-class Network(nn.Module):
-    """A network for each seed, or two with twins=2: N = twins · S networks, the weights drawn seed by seed.
-
-    Weights (N, in, out) and biases are uniform on ±1/√in. The last layer's weights are (N, out, in) and its output has
-    the batch as last axis: a narrow product is several times faster so, on a CPU.
-    """
-
-    def __init__(self, init: list[torch.Generator], twins: int, sizes: list[int], activate=torch.relu_):
-        super().__init__()
-        self.layers, self.activate, self.twins = nn.ParameterList(), activate, twins
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            shapes = [(n_in, n_out), (1, n_out)] if i < len(sizes) - 2 else [(n_out, n_in), (n_out, 1)]
-            for shape in shapes:
-                self.layers.append(torch.empty(twins * len(init), *shape))
-                for rows, generator in zip(self.layers[-1].data.split(twins), init):
-                    rows.uniform_(-1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(S, B, in) -> (N, out, B)."""
-        return Layers.apply(self.activate, x if self.twins == 1 else twice(x), *self.layers)
-
-
-def twice(x: torch.Tensor) -> torch.Tensor:
-    """(S, ..) -> (2 S, ..), each seed's part for both of its twins."""
-    return x[:, None].expand(-1, 2, *x.shape[1:]).flatten(0, 1)
-
-
-class Critic(Network):
-    """Twin critics, with ∇_a Q in closed form."""
-
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
-        super().__init__(init, 2, [obs_dim + act_dim, HIDDEN, HIDDEN, 1])
-        self.obs_dim = obs_dim
-
-    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Q1 and Q2, (S, 2, B), at actions (S, B, d)."""
-        return super().forward(torch.cat([obs, actions], dim=-1)).view(len(obs), 2, -1)
-
-    @torch.no_grad()
-    def share(self, obs: torch.Tensor) -> torch.Tensor:
-        """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
-        return torch.baddbmm(self.layers[1], twice(obs), self.layers[0][:, : self.obs_dim])
-
-    @torch.no_grad()
-    def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """min(Q1, Q2), (S, B), and its gradient in the action, (S, B, d): that of the smaller critic (D7).
-
-        Q is piecewise linear in a, so this gradient is piecewise constant: masks and transposed weights give it, and
-        holding it constant in back-propagation is exact. Double backward would add nothing.
-        """
-        first, _, second, bias, last, last_bias = self.layers
-        first = first[:, self.obs_dim :]
-        h1 = torch.baddbmm(share, twice(actions), first).relu_()
-        h2 = torch.baddbmm(bias, h1, second).relu_()
-        q1, q2 = torch.baddbmm(last_bias, last, h2.mT).view(len(actions), 2, -1).unbind(1)
-        flow = torch.ops.aten.threshold_backward(last.expand_as(h2), h2, 0)
-        flow = torch.ops.aten.threshold_backward(torch.bmm(flow, second.mT), h1, 0)
-        slope1, slope2 = torch.bmm(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
-        return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
-
-
-class Policy(Network):
-    """tanh-squashed diagonal Gaussian over [-1, 1]^d."""
-
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int, layers: int):
-        super().__init__(init, 1, [obs_dim, *[HIDDEN] * layers, 2 * act_dim])
-
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log standard deviation before the tanh: (S, B, ds) -> 2 × (S, B, d)."""
-        mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
-        return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
-
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
-        mean, log_std = self(obs)
-        pre_tanh = mean + log_std.exp() * noise
-        squash = pre_tanh + nn.functional.softplus(-2 * pre_tanh)  # log(1 - tanh²) = 2 log 2 - 2 squash
-        log_prob = (2 * squash - log_std - noise.square() / 2).sum(-1)
-        return pre_tanh.tanh(), log_prob - noise.shape[-1] * (2 * math.log(2) + math.log(2 * math.pi) / 2)
-
-    def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d)."""
-        return self(obs)[0].tanh()
-
-
-class Adam:
-    """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
-
-    def __init__(self, parameters: list[nn.Parameter], lr: float):
-        self.parameters, self.lr = list(parameters), lr
-        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
-
-    def state(self) -> list[torch.Tensor]:
-        return [*self.means, *self.squares, *self.steps]
-
-    def step(self, gradients: tuple[torch.Tensor, ...]) -> None:
-        torch._foreach_add_(self.steps, 1)
-        torch._fused_adam_(
-            self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self.lr, beta1=0.9, beta2=0.999,
-            weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-
-class Agent(nn.Module):
-    """Networks, temperature and optimizers of all seeds, and one update of SAC."""
-
-    def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
-        super().__init__()
-        self.args, self.act_dim = args, act_dim
-        init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
-        self.critic = Critic(init, obs_dim, act_dim)
-        self.policy = Policy(init, obs_dim, act_dim, args.policy_layers)
-        self.log_alpha = nn.Parameter(torch.full((args.num_seeds, 1), math.log(args.alpha)), args.autotune)
-        self.target = copy.deepcopy(self.critic).requires_grad_(False)
-        self.to(device)
-        self.actor_parameters = list(self.policy.parameters())
-        self.policy_optimizer = Adam(self.actor_parameters, args.policy_lr)
-        self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
-        self.alpha_optimizer = Adam([self.log_alpha], args.q_lr)
-
-    def tensors(self) -> list[torch.Tensor]:
-        """All that training changes: weights, temperature, Adam's state."""
-        optimizers = self.q_optimizer, self.policy_optimizer, self.alpha_optimizer
-        return [p.data for p in self.parameters()] + [x for optimizer in optimizers for x in optimizer.state()]
-
-    def noise_shapes(self) -> tuple[tuple, tuple]:
-        """Normal numbers that a step needs for each seed: acting's and the update's (a', a)."""
-        return (1, self.act_dim), (2, self.args.batch_size, self.act_dim)
-
-    @torch.no_grad()
-    def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Exploration: actions (S, d) for obs (S, ds) and noise (S, 1, d)."""
-        return self.policy.sample(obs[:, None], noise)[0][:, 0]
-
-    def readings(self) -> dict:
-        """The policies that an evaluation runs, noise off; the first is the one that counts."""
-        return {"base": self.policy.mean_action}
-
-    def critic_loss(self, obs, actions, rewards, next_obs, terminated, noise) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
-        with torch.no_grad():
-            next_actions, next_log_prob = self.policy.sample(next_obs, noise[:, 0])
-            next_q = self.target(next_obs, next_actions).amin(1)
-            next_value = next_q - self.log_alpha.exp() * next_log_prob
-            y = rewards + self.args.gamma * (1 - terminated) * next_value
-        q = self.critic(obs, actions)
-        return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
-
-    def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Minus the objective, HPO eq. (7), (S,); log π (S, B); the actions (S, B, d)."""
-        actions, log_prob = self.policy.sample(obs, noise[:, 1])
-        share, alpha = self.critic.share(obs), self.log_alpha.exp().detach()
-        q, slope = self.critic.slope(share, actions.detach())
-        loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
-        return loss.mean(-1), log_prob.detach(), actions.detach()
-
-    def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
-        loss, values = self.critic_loss(*inputs)
-        return loss.detach(), values, torch.autograd.grad(loss.sum(), self.q_optimizer.parameters)
-
-    def policy_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `policy_loss` returns, and the gradients of the losses' sum."""
-        loss, log_prob, actions = self.policy_loss(*inputs)
-        return loss.detach(), log_prob, actions, torch.autograd.grad(loss.sum(), self.policy_optimizer.parameters)
-
-    def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step of the critics, the policy, the temperature and the targets, for noise (S, .., B, d)."""
-        q_loss, q_values, gradients = self.critic_gradients(*batch, noise)
-        self.q_optimizer.step(gradients)
-
-        policy_loss, log_prob, actions, gradients = self.policy_gradients(batch[0], noise)
-        self.policy_optimizer.step(gradients)
-
-        if self.args.autotune:
-            alpha_loss = -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1)  # target entropy -d
-            self.alpha_optimizer.step(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha]))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
-        seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
-        return {k: v.detach() for k, v in (seen | {"actions": actions, "replayed": batch[1]}).items()}
-
-    def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What an update returned, as scalars (S,) under the names of the logs."""
-        metrics = {"losses/qf_loss": seen["q_loss"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
-        for i, (loss, values) in enumerate(zip(seen["q_loss"].unbind(1), seen["q_values"].unbind(1))):
-            metrics |= {f"losses/qf{i + 1}_loss": loss, f"losses/qf{i + 1}_values": values}
-        metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
-        if self.args.autotune:  # at the temperature after the update
-            metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
-        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
-        return metrics
-
-    def refuse_faults(self, metrics: dict[str, torch.Tensor], seeds: range, step: int) -> None:
-        """Raises Fault if a metric (S,) or a parameter is not finite."""
-        sums = {f"parameter {k}": p.detach().view(len(seeds), -1).sum(1) for k, p in self.named_parameters()}
-        for name, values in (metrics | sums).items():
-            for seed, value in zip(seeds, values.tolist()):
-                if not math.isfinite(value):
-                    raise Fault(f"{name} of seed {seed} at step {step}")
-
-
+# --------------------------------------------------------------------------------------------------------------- speed
 class Recorded:
     """A function of tensors as one CUDA graph, recorded at its first call and replayed on the same memory after.
 
@@ -667,29 +563,27 @@ class Recorded:
         return self.outputs
 
 
-@torch.no_grad()
-def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple:
-    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
+def fast(agent: Agent, replay: Replay) -> tuple:
+    """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
+    if agent.args.compile:
+        torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
+        agent.critic_gradients, agent.policy_gradients, agent.act = (
+            torch.compile(f, dynamic=False) for f in (agent.critic_gradients, agent.policy_gradients, agent.act)
+        )
+    with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
-    An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
-    training, and all policies evaluated at one step meet the same starts.
-    """
+    def learn(uniform, noise):
+        return agent.update(replay.sample(uniform), noise)
 
-    for row in envs:
-        row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
-    starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
-    obs = np.array([[env.reset(seed=int(n))[0] for env, n in zip(*row)] for row in zip(envs, starts)])
-    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
-    while running.any():
-        actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-        for i, e in np.argwhere(running):
-            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
-            returns[i, e] += reward
-            lengths[i, e] += 1
-            running[i, e] = not (terminated or truncated)
-    return returns, lengths
+    functions = {"act": agent.act, "learn": learn} | agent.readings()
+    if agent.args.cuda and agent.args.cuda_graphs:
+        functions = {name: Recorded(function, agent) for name, function in functions.items()}
+    return functions.pop("act"), functions.pop("learn"), functions
 
 
+# --------------------------------------------------------------------------------------- the run's folder and terminal
 class Run:
     """The folder of a run and its terminal: configuration, evaluations, TensorBoard, W&B, progress."""
 
@@ -750,7 +644,7 @@ class Run:
             os._exit(128 + number)
         self.signal = number
         if self.evaluating:
-            raise Stopped
+            raise KeyboardInterrupt
 
     def save(self, state: dict, replay: Replay) -> None:
         """A checkpoint, after the logs that it counts on."""
@@ -800,26 +694,112 @@ class Run:
         self.checkpoints.lock.release()
 
 
-def fast(agent: Agent, replay: Replay) -> tuple:
-    """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
-    if agent.args.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
-        agent.critic_gradients, agent.policy_gradients, agent.act = (
-            torch.compile(f, dynamic=False) for f in (agent.critic_gradients, agent.policy_gradients, agent.act)
-        )
-    with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-
-    def learn(uniform, noise):
-        return agent.update(replay.sample(uniform), noise)
-
-    functions = {"act": agent.act, "learn": learn} | agent.readings()
-    if agent.args.cuda and agent.args.cuda_graphs:
-        functions = {name: Recorded(function, agent) for name, function in functions.items()}
-    return functions.pop("act"), functions.pop("learn"), functions
+# ---------------------------------------------------------------------------------------- command line and environment
+# fmt: off
+LIMITS = {  # smallest and largest value of each number
+    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
+    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
+    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
+    "checkpoint_frequency": (0, 10**12),
+    "eval_episodes": (1, 10**4),
+}
+# fmt: on
 
 
+def fail(message: str):
+    """Bad input: one line, exit code 2."""
+    print(f"{SCRIPT}: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def table_row(env_id: str) -> str:
+    """The paper's name of an environment; Hopper for one that the paper does not have (D13)."""
+    name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
+    return name if name in TABLE else "Hopper"
+
+
+def parse(argv: list[str]) -> tuple[Args, set[str]]:
+    """The arguments in force, and the names of those on the command line, which win over the paper's tables."""
+    line = " ".join(argv)
+    env_id = (re.findall(r"--env[-_]id[= ](\S+)", line) or [Args.env_id])[-1]
+    default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[table_row(env_id)])))
+    folder, config = (re.findall(r"--resume[= ](\S+)", line) or [None])[-1], {}
+    if folder:
+        try:
+            config = json.loads(Path(folder, "config.json").read_text())
+            if config["script"] != SCRIPT:
+                fail(f"--resume {folder} is a run of {config['script']}.py: resume it with that script")
+            default, env_id = Args(**config["args"]), config["args"]["env_id"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
+    about = f"{__doc__.splitlines()[0]} From HPO Tables 3 and 4, row {table_row(env_id)}: {', '.join(TABLE_FIELDS)}."
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            args = tyro.cli(Args, default=default, args=argv, description=about)
+    except SystemExit as stop:
+        if stop.code:  # tyro draws a box, whose first paragraph is the message
+            fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
+        raise
+    given = {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
+    for name in given - {"resume"} if folder else ():
+        value, old = getattr(args, name), config["args"][name]
+        if value != old and not (name == "total_timesteps" and value > old):
+            fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
+    return args, given
+
+
+def check(args: Args) -> None:
+    """Refuses values out of range, and what this machine lacks, before anything is written."""
+    for name, (low, high) in LIMITS.items():
+        if not low <= getattr(args, name) <= high:  # refuses NaN too
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
+    if args.seed + args.num_seeds > 2**32:
+        fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
+    if args.learning_starts >= args.total_timesteps:
+        fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
+    if args.cuda and not torch.cuda.is_available():
+        fail("--cuda: PyTorch finds no GPU; leave the flag out, or install a CUDA build of torch")
+    if args.compile and not (args.cuda or shutil.which(os.environ.get("CXX", "g++"))):
+        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or add --no-compile")
+    for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
+        if getattr(args, flag) and importlib.util.find_spec(package) is None:
+            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
+    if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        import wandb
+
+        try:
+            known, why = wandb.login(prompt=False), "no account is known"
+        except Exception as error:  # a refused key, no network
+            known, why = False, str(error)
+        if not known:
+            fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
+
+
+def make_env(env_id: str, video: bool = False) -> gym.Env:
+    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a v5 exists is no news here
+            env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
+            if video:  # find out now whether this machine can render
+                env.reset()
+                if not isinstance(env.render(), np.ndarray):
+                    raise RuntimeError("it draws no rgb_array")
+    except gym.error.UnregisteredEnv:
+        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
+        fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
+    except Exception as error:  # a missing simulator, a malformed name, no way to render
+        fail(f"--env-id {env_id} cannot be made{' with video' if video else ''}: {error or type(error).__name__}")
+    obs, act = env.observation_space, env.action_space
+    boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in (obs, act))
+    if not (boxes and act.dtype.kind == "f" and act.is_bounded()):
+        fail(f"--env-id {env_id} observes {obs} and acts in {act}: choose one that observes a Box of one dimension "
+             "and acts in a bounded continuous Box of one dimension")  # fmt: skip
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, given: set[str] = frozenset()) -> int:
     """HPO Algorithm 1, whose lines are numbered beside ours. Returns the exit code: 0, 128 + n after signal n, or 1
     where a number is no longer finite or the disk is full."""
@@ -904,7 +884,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
                 run.log(step, metrics | {"charts/SPS": [run.rate] * args.num_seeds})
         if step > saved:
             saved = save()
-    except Stopped:  # the resumed run begins the evaluation again
+    except KeyboardInterrupt:  # a signal in an evaluation; the resumed run begins the evaluation again
         saved = save()
     except Fault as fault:
         print(f"\n{SCRIPT}: not finite: {fault}; the checkpoint of step {saved} is", file=sys.stderr)

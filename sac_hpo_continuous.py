@@ -117,348 +117,10 @@ TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training and in exploration, ε
     "HumanoidFlagrunBullet": (0.05, 0.2, 1.0, 0.15, 3, 2, 32, False),
     "HumanoidFlagrunHarderBullet": (0.05, 0.2, 1.5, 0.15, 3, 2, 64, False),
 }
-LIMITS = {  # smallest and largest value of each number
-    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
-    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
-    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
-    "checkpoint_frequency": (0, 10**12),
-    "eval_episodes": (1, 10**4), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
-    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
-}
 # fmt: on
 
 
-def fail(message: str):
-    """Bad input: one line, exit code 2."""
-    print(f"{SCRIPT}: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def table_row(env_id: str) -> str:
-    """The paper's name of an environment; Hopper for one that the paper does not have (D13)."""
-    name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
-    return name if name in TABLE else "Hopper"
-
-
-def parse(argv: list[str]) -> tuple[Args, set[str]]:
-    """The arguments in force, and the names of those on the command line, which win over the paper's tables."""
-    line = " ".join(argv)
-    env_id = (re.findall(r"--env[-_]id[= ](\S+)", line) or [Args.env_id])[-1]
-    default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[table_row(env_id)])))
-    folder, config = (re.findall(r"--resume[= ](\S+)", line) or [None])[-1], {}
-    if folder:
-        try:
-            config = json.loads(Path(folder, "config.json").read_text())
-            if config["script"] != SCRIPT:
-                fail(f"--resume {folder} is a run of {config['script']}.py: resume it with that script")
-            default, env_id = Args(**config["args"]), config["args"]["env_id"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
-    about = f"{__doc__.splitlines()[0]} From HPO Tables 3 and 4, row {table_row(env_id)}: {', '.join(TABLE_FIELDS)}."
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            args = tyro.cli(Args, default=default, args=argv, description=about)
-    except SystemExit as stop:
-        if stop.code:  # tyro draws a box, whose first paragraph is the message
-            fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
-        raise
-    given = {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
-    for name in given - {"resume"} if folder else ():
-        value, old = getattr(args, name), config["args"][name]
-        if value != old and not (name == "total_timesteps" and value > old):
-            fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
-    return args, given
-
-
-def check(args: Args) -> None:
-    """Refuses values out of range, and what this machine lacks, before anything is written."""
-    for name, (low, high) in LIMITS.items():
-        if not low <= getattr(args, name) <= high:  # refuses NaN too
-            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
-    if args.seed + args.num_seeds > 2**32:
-        fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
-    if args.learning_starts >= args.total_timesteps:
-        fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
-    if args.cuda and not torch.cuda.is_available():
-        fail("--cuda: PyTorch finds no GPU; leave the flag out, or install a CUDA build of torch")
-    if args.compile and not (args.cuda or shutil.which(os.environ.get("CXX", "g++"))):
-        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or add --no-compile")
-    for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
-        if getattr(args, flag) and importlib.util.find_spec(package) is None:
-            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
-    if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
-        import wandb
-
-        try:
-            known, why = wandb.login(prompt=False), "no account is known"
-        except Exception as error:  # a refused key, no network
-            known, why = False, str(error)
-        if not known:
-            fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
-
-
-def make_env(env_id: str, video: bool = False) -> gym.Env:
-    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a v5 exists is no news here
-            env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
-            if video:  # find out now whether this machine can render
-                env.reset()
-                if not isinstance(env.render(), np.ndarray):
-                    raise RuntimeError("it draws no rgb_array")
-    except gym.error.UnregisteredEnv:
-        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
-        fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
-    except Exception as error:  # a missing simulator, a malformed name, no way to render
-        fail(f"--env-id {env_id} cannot be made{' with video' if video else ''}: {error or type(error).__name__}")
-    obs, act = env.observation_space, env.action_space
-    boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in (obs, act))
-    if not (boxes and act.dtype.kind == "f" and act.is_bounded()):
-        fail(f"--env-id {env_id} observes {obs} and acts in {act}: choose one that observes a Box of one dimension "
-             "and acts in a bounded continuous Box of one dimension")  # fmt: skip
-    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-
-
-class Draws:
-    """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
-
-    def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
-        states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
-        self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
-        self.shapes, self.split = (acting, updating), math.prod(acting)
-        self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
-        self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
-        self.fill()
-
-    def step(self) -> list[torch.Tensor]:
-        """The numbers of one step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
-        if self.used == BLOCK:
-            self.fill()
-        normal, uniform = self.normal[:, self.used], self.uniform[:, self.used]
-        self.used += 1
-        parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
-        return [part.view(-1, *shape) for part, shape in parts] + [uniform]
-
-    def fill(self) -> None:
-        """Draws the next block, and keeps the states from which a resumed run draws it again."""
-        self.used, self.states = 0, [stream.get_state() for stream in self.streams]
-        for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
-            normal.normal_(generator=stream), uniform.uniform_(generator=stream)
-
-    def load(self, states: list[torch.Tensor], used: int) -> None:
-        for stream, state in zip(self.streams, states):
-            stream.set_state(state)
-        self.fill()
-        self.used = used
-
-
-class Replay:
-    """A ring of rows [s, a, r, s', terminated] for each seed, (S, capacity, 2 ds + d + 2).
-
-    `terminated` is 1 where the task ended and 0 where only time ran out: it alone stops the bootstrap."""
-
-    def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
-        self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
-        try:
-            self.rows = torch.empty(num_seeds, capacity, sum(self.columns), device=device)
-        except RuntimeError:
-            gigabytes = num_seeds * capacity * sum(self.columns) * 4e-9
-            fail(f"--buffer-size {capacity}: {gigabytes:.1f} GB for all seeds do not fit on {device}; choose fewer")
-        self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
-        self.size = torch.zeros((), dtype=torch.double, device=device)  # a tensor, so that a CUDA graph can read it
-        self.newest = torch.empty(num_seeds, sum(self.columns), pin_memory=device.type == "cuda")
-        self.copied = torch.cuda.Event() if device.type == "cuda" else None
-
-    def add(self, obs, actions, rewards, next_obs, terminated) -> None:
-        """Stores one transition a seed: NumPy arrays (S, ds), (S, d), (S,), (S, ds), (S,)."""
-        if self.copied:
-            self.copied.synchronize()  # the last row has left host memory; by now it has
-        parts = [obs, actions, rewards[:, None], next_obs, terminated[:, None]]
-        np.concatenate(parts, axis=1, out=self.newest.numpy(), casting="unsafe")
-        self.rows[:, self.added % self.rows.shape[1]].copy_(self.newest, non_blocking=True)
-        self.added += 1
-        self.size.fill_(min(self.added, self.rows.shape[1]))
-        if self.copied:
-            self.copied.record()
-
-    def sample(self, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """s (S, B, ds), a (S, B, d), r (S, B), s' (S, B, ds), terminated (S, B), for uniform (S, B) in [0, 1)."""
-        index = (uniform * self.size).long() + self.offset
-        rows = self.rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
-        obs, actions, rewards, next_obs, terminated = rows.split(self.columns, dim=-1)
-        return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
-
-
-# ----------------------------------------------------------------------------------------- survival
-class Damaged(Exception):
-    """A file of a checkpoint that is missing, cut short or altered."""
-
-
-class Fault(Exception):
-    """A number that is not finite: what, of which seed, at which step."""
-
-
-class Stopped(Exception):
-    """A signal came during an evaluation, which can be begun again."""
-
-
-def write_file(path: Path, content) -> None:
-    """Writes beside, syncs, renames: under its name a file is whole or absent. Its SHA-256 stands in front."""
-    data, beside = io.BytesIO(), path.with_suffix(".part")
-    torch.save(content, data)
-    try:
-        with beside.open("wb") as file:
-            file.write(hashlib.sha256(data.getbuffer()).digest())
-            file.write(data.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def read_file(path: Path):
-    """What `write_file` wrote; runs no code that a file may hold. Raises Damaged."""
-    data = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(data[32:]).digest() != data[:32]:
-        raise Damaged(path)
-    return torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
-
-
-class Checkpoints:
-    """The two newest checkpoints of a run. Replay rows lie in files of their own, each what was new at a checkpoint."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.rows, self.kept = folder / "checkpoints", [], []
-        self.folder.mkdir(exist_ok=True)
-        self.lock = filelock.FileLock(folder / "lock")
-        try:
-            self.lock.acquire(timeout=0)
-        except filelock.Timeout:
-            fail(f"{folder} is in use by another process: wait for it, or stop it first")
-
-    def save(self, state: dict, replay: Replay) -> None:
-        """Rows first, then the checkpoint that needs them, and only then goes what neither kept one needs."""
-        capacity, saved = replay.rows.shape[1], self.rows[-1][1] if self.rows else 0
-        oldest, rows = max(0, replay.added - capacity), self.rows
-        if replay.added > saved:
-            start = max(oldest, saved)
-            new = replay.rows[:, torch.arange(start, replay.added, device=replay.rows.device) % capacity]
-            write_file(self.folder / f"rows-{start}-{replay.added}.pt", new.cpu())
-            rows = [*(span for span in self.rows if span[1] > oldest), (start, replay.added)]
-        name = f"step-{state['step']}.pt"
-        write_file(self.folder / name, state | {"rows": rows, "added": replay.added})
-        self.rows, self.kept = rows, [*(kept for kept in self.kept[-1:] if kept[0] != name), (name, rows)]
-        needed = {name for name, _ in self.kept} | {f"rows-{a}-{b}.pt" for _, rows in self.kept for a, b in rows}
-        for path in self.folder.iterdir():
-            if path.name not in needed:
-                path.unlink()
-
-    def load(self, replay: Replay) -> dict:
-        """The newest checkpoint whose files are all whole; puts its rows into the replay."""
-        for path in sorted(self.folder.glob("step-*.pt"), key=lambda path: -int(path.stem[5:])):
-            try:
-                state = read_file(path)
-                for start, stop in state["rows"]:
-                    ring = torch.arange(start, stop, device=replay.rows.device) % replay.rows.shape[1]
-                    replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
-            except Damaged as damaged:
-                print(f"{SCRIPT}: {damaged} is damaged or missing: {path.name} cannot be used", file=sys.stderr)
-                continue
-            replay.added = state["added"]
-            replay.size.fill_(min(replay.added, replay.rows.shape[1]))
-            self.rows, self.kept = state["rows"], [(path.name, state["rows"])]
-            return state
-        fail(f"--resume {self.folder.parent}: no checkpoint there is whole; start the run again")
-
-
-class Episodes:
-    """The environments of all seeds, and what brings their episodes back in any deterministic simulator: each one's
-    random state before its last reset, and the actions since."""
-
-    NUMBERS = "obs", "returns", "lengths", "over"
-
-    def __init__(self, envs: list[gym.Env], seeds: range):
-        self.envs, self.before, self.actions = envs, [""] * len(envs), [[] for _ in envs]
-        self.returns, self.lengths, self.over = (np.zeros(len(envs), kind) for kind in (float, int, bool))
-        for env, seed in zip(envs, seeds):
-            env.action_space.seed(seed)
-        self.obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
-
-    def step(self, actions: np.ndarray) -> list[np.ndarray]:
-        """Observations, rewards and terminated after actions (S, d); what is `over` then waits for `begin`."""
-        outcomes = [env.step(action)[:4] for env, action in zip(self.envs, actions)]
-        for past, action in zip(self.actions, actions):
-            past.append(action)
-        self.obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
-        self.returns, self.lengths, self.over = self.returns + rewards, self.lengths + 1, terminated | truncated
-        return self.obs.copy(), rewards, terminated
-
-    def begin(self, i: int) -> None:
-        """A new episode of the i-th seed."""
-        before = json.dumps(self.envs[i].unwrapped.np_random.bit_generator.state)
-        self.obs[i], self.before[i], self.actions[i] = self.envs[i].reset()[0], before, []
-        self.returns[i], self.lengths[i], self.over[i] = 0, 0, False
-
-    def state(self) -> dict:
-        """For a checkpoint: `load` of it plays the episodes in progress again."""
-        spaces = [json.dumps(env.action_space.np_random.bit_generator.state) for env in self.envs]
-        actions = [torch.from_numpy(np.array(past, np.float32)) for past in self.actions]
-        numbers = {name: torch.from_numpy(getattr(self, name).copy()) for name in self.NUMBERS}
-        return {"before": list(self.before), "spaces": spaces, "actions": actions} | numbers
-
-    def load(self, state: dict) -> None:
-        self.before, first = state["before"], self.obs
-        for name in self.NUMBERS:
-            setattr(self, name, state[name].numpy())
-        for i, env in enumerate(self.envs):
-            env.action_space.np_random.bit_generator.state = json.loads(state["spaces"][i])
-            obs = first[i]
-            if self.before[i]:
-                env.unwrapped.np_random.bit_generator.state = json.loads(self.before[i])
-                obs = env.reset()[0]
-            self.actions[i] = list(state["actions"][i].numpy())
-            for action in self.actions[i]:
-                obs = env.step(action)[0]
-            if not np.array_equal(obs, self.obs[i]):
-                print(f"{SCRIPT}: the simulator is not deterministic; environment {i} begins anew", file=sys.stderr)
-            if self.over[i] or not np.array_equal(obs, self.obs[i]):
-                self.begin(i)
-
-
-# ----------------------------------------------------------------------------------------- networks
-class Layers(torch.autograd.Function):
-    """Networks side by side, x (N, B, in) -> (N, out, B), with a backward pass of products and masks alone."""
-
-    @staticmethod
-    def forward(ctx, activate, x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
-        kept = [x]  # what each layer reads
-        for i in range(0, len(layers) - 2, 2):
-            kept.append(activate(torch.baddbmm(layers[i + 1], kept[-1], layers[i])))
-        ctx.activate = activate
-        ctx.save_for_backward(*kept, *layers[::2])
-        return torch.baddbmm(layers[-1], layers[-2], kept[-1].mT)
-
-    @staticmethod
-    def backward(ctx, flow: torch.Tensor):
-        depth = len(ctx.saved_tensors) // 2
-        kept, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
-        gradients = [flow.sum(-1, keepdim=True), torch.bmm(flow, kept[-1])]  # of biases and weights, from the last
-        flow = torch.bmm(flow.mT, weights[-1])
-        for i in range(depth - 1, 0, -1):
-            if ctx.activate is torch.relu_:
-                flow = torch.ops.aten.threshold_backward(flow, kept[i], 0)  # flow where kept is positive, else 0
-            else:
-                flow = torch.ops.aten.elu_backward(flow, 1, 1, 1, True, kept[i])
-            gradients += [flow.sum(1, keepdim=True), torch.bmm(kept[i - 1].mT, flow)]
-            if i > 1 or ctx.needs_input_grad[1]:
-                flow = torch.bmm(flow, weights[i - 1].mT)
-        return None, flow if ctx.needs_input_grad[1] else None, *gradients[::-1]
-
-
+# ------------------------------------------------------------------------------------------------------------ networks
 class Network(nn.Module):
     """A network for each seed, or two with twins=2: N = twins · S networks, the weights drawn seed by seed.
 
@@ -478,12 +140,10 @@ class Network(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(S, B, in) -> (N, out, B)."""
-        return Layers.apply(self.activate, x if self.twins == 1 else twice(x), *self.layers)
-
-
-def twice(x: torch.Tensor) -> torch.Tensor:
-    """(S, ..) -> (2 S, ..), each seed's part for both of its twins."""
-    return x[:, None].expand(-1, 2, *x.shape[1:]).flatten(0, 1)
+        x = x if self.twins == 1 else x.repeat_interleave(2, dim=0)
+        for weight, bias in list(zip(self.layers[::2], self.layers[1::2]))[:-1]:
+            x = self.activate(torch.baddbmm(bias, x, weight))
+        return torch.baddbmm(self.layers[-1], self.layers[-2], x.mT)
 
 
 class Critic(Network):
@@ -500,7 +160,7 @@ class Critic(Network):
     @torch.no_grad()
     def share(self, obs: torch.Tensor) -> torch.Tensor:
         """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
-        return torch.baddbmm(self.layers[1], twice(obs), self.layers[0][:, : self.obs_dim])
+        return torch.baddbmm(self.layers[1], obs.repeat_interleave(2, dim=0), self.layers[0][:, : self.obs_dim])
 
     @torch.no_grad()
     def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -511,11 +171,11 @@ class Critic(Network):
         """
         first, _, second, bias, last, last_bias = self.layers
         first = first[:, self.obs_dim :]
-        h1 = torch.baddbmm(share, twice(actions), first).relu_()
+        h1 = torch.baddbmm(share, actions.repeat_interleave(2, dim=0), first).relu_()
         h2 = torch.baddbmm(bias, h1, second).relu_()
         q1, q2 = torch.baddbmm(last_bias, last, h2.mT).view(len(actions), 2, -1).unbind(1)
-        flow = torch.ops.aten.threshold_backward(last.expand_as(h2), h2, 0)
-        flow = torch.ops.aten.threshold_backward(torch.bmm(flow, second.mT), h1, 0)
+        flow = torch.where(h2 > 0, last, 0)
+        flow = torch.where(h1 > 0, torch.bmm(flow, second.mT), 0)
         slope1, slope2 = torch.bmm(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
         return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
 
@@ -544,7 +204,7 @@ class Policy(Network):
         return self(obs)[0].tanh()
 
 
-# ----------------------------------------------------------------------------- Hamiltonian dynamics
+# ------------------------------------------------------------------------------------------------ Hamiltonian dynamics
 class Force(Network):
     """F(s, a, g) of HPO eq. (16): one hidden ELU layer each for T_h (tanh) and the gate σ_h (sigmoid) (D1)."""
 
@@ -590,6 +250,7 @@ def joint_log_prob(log_prob: torch.Tensor, momentum: torch.Tensor, std: float) -
     return log_prob + prior + momentum.shape[-1] * math.log(std)  # β0^(-d/2) = std^d
 
 
+# ------------------------------------------------------------------------------------------------------------ learning
 class Adam:
     """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
 
@@ -739,6 +400,240 @@ class Agent(nn.Module):
                     raise Fault(f"{name} of seed {seed} at step {step}")
 
 
+# ======================================================================================================================
+# The method ends here. What follows keeps it running: replay, evaluation, checkpoints, terminal, and the training loop.
+
+
+# ------------------------------------------------------------------------------------------- replay and random numbers
+class Replay:
+    """A ring of rows [s, a, r, s', terminated] for each seed, (S, capacity, 2 ds + d + 2).
+
+    `terminated` is 1 where the task ended and 0 where only time ran out: it alone stops the bootstrap."""
+
+    def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
+        self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
+        try:
+            self.rows = torch.empty(num_seeds, capacity, sum(self.columns), device=device)
+        except RuntimeError:
+            gigabytes = num_seeds * capacity * sum(self.columns) * 4e-9
+            fail(f"--buffer-size {capacity}: {gigabytes:.1f} GB for all seeds do not fit on {device}; choose fewer")
+        self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
+        self.size = torch.zeros((), dtype=torch.double, device=device)  # a tensor, so that a CUDA graph can read it
+        self.newest = torch.empty(num_seeds, sum(self.columns), pin_memory=device.type == "cuda")
+        self.copied = torch.cuda.Event() if device.type == "cuda" else None
+
+    def add(self, obs, actions, rewards, next_obs, terminated) -> None:
+        """Stores one transition a seed: NumPy arrays (S, ds), (S, d), (S,), (S, ds), (S,)."""
+        if self.copied:
+            self.copied.synchronize()  # the last row has left host memory; by now it has
+        parts = [obs, actions, rewards[:, None], next_obs, terminated[:, None]]
+        np.concatenate(parts, axis=1, out=self.newest.numpy(), casting="unsafe")
+        self.rows[:, self.added % self.rows.shape[1]].copy_(self.newest, non_blocking=True)
+        self.added += 1
+        self.size.fill_(min(self.added, self.rows.shape[1]))
+        if self.copied:
+            self.copied.record()
+
+    def sample(self, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """s (S, B, ds), a (S, B, d), r (S, B), s' (S, B, ds), terminated (S, B), for uniform (S, B) in [0, 1)."""
+        index = (uniform * self.size).long() + self.offset
+        rows = self.rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
+        obs, actions, rewards, next_obs, terminated = rows.split(self.columns, dim=-1)
+        return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
+
+
+class Draws:
+    """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
+
+    def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
+        states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
+        self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
+        self.shapes, self.split = (acting, updating), math.prod(acting)
+        self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
+        self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
+        self.fill()
+
+    def step(self) -> list[torch.Tensor]:
+        """The numbers of one step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
+        if self.used == BLOCK:
+            self.fill()
+        normal, uniform = self.normal[:, self.used], self.uniform[:, self.used]
+        self.used += 1
+        parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
+        return [part.view(-1, *shape) for part, shape in parts] + [uniform]
+
+    def fill(self) -> None:
+        """Draws the next block, and keeps the states from which a resumed run draws it again."""
+        self.used, self.states = 0, [stream.get_state() for stream in self.streams]
+        for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
+            normal.normal_(generator=stream), uniform.uniform_(generator=stream)
+
+    def load(self, states: list[torch.Tensor], used: int) -> None:
+        for stream, state in zip(self.streams, states):
+            stream.set_state(state)
+        self.fill()
+        self.used = used
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+@torch.no_grad()
+def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple:
+    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
+
+    An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
+    training, and all policies evaluated at one step meet the same starts.
+    """
+
+    for row in envs:
+        row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
+    starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
+    obs = np.array([[env.reset(seed=int(n))[0] for env, n in zip(*row)] for row in zip(envs, starts)])
+    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
+    while running.any():
+        actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        for i, e in np.argwhere(running):
+            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
+            returns[i, e] += reward
+            lengths[i, e] += 1
+            running[i, e] = not (terminated or truncated)
+    return returns, lengths
+
+
+# ------------------------------------------------------------------------------------------------------------ survival
+class Damaged(Exception):
+    """A file of a checkpoint that is missing, cut short or altered."""
+
+
+class Fault(Exception):
+    """A number that is not finite: what, of which seed, at which step."""
+
+
+def write_file(path: Path, content) -> None:
+    """Writes beside, syncs, renames: under its name a file is whole or absent. Its SHA-256 stands in front."""
+    data, beside = io.BytesIO(), path.with_suffix(".part")
+    torch.save(content, data)
+    try:
+        with beside.open("wb") as file:
+            file.write(hashlib.sha256(data.getbuffer()).digest())
+            file.write(data.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_file(path: Path):
+    """What `write_file` wrote; runs no code that a file may hold. Raises Damaged."""
+    data = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise Damaged(path)
+    return torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
+
+
+class Checkpoints:
+    """The two newest checkpoints of a run. Replay rows lie in files of their own, each what was new at a checkpoint."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.rows, self.kept = folder / "checkpoints", [], []
+        self.folder.mkdir(exist_ok=True)
+        self.lock = filelock.FileLock(folder / "lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            fail(f"{folder} is in use by another process: wait for it, or stop it first")
+
+    def save(self, state: dict, replay: Replay) -> None:
+        """Rows first, then the checkpoint that needs them, and only then goes what neither kept one needs."""
+        capacity, saved = replay.rows.shape[1], self.rows[-1][1] if self.rows else 0
+        oldest, rows = max(0, replay.added - capacity), self.rows
+        if replay.added > saved:
+            start = max(oldest, saved)
+            new = replay.rows[:, torch.arange(start, replay.added, device=replay.rows.device) % capacity]
+            write_file(self.folder / f"rows-{start}-{replay.added}.pt", new.cpu())
+            rows = [*(span for span in self.rows if span[1] > oldest), (start, replay.added)]
+        name = f"step-{state['step']}.pt"
+        write_file(self.folder / name, state | {"rows": rows, "added": replay.added})
+        self.rows, self.kept = rows, [*(kept for kept in self.kept[-1:] if kept[0] != name), (name, rows)]
+        needed = {name for name, _ in self.kept} | {f"rows-{a}-{b}.pt" for _, rows in self.kept for a, b in rows}
+        for path in self.folder.iterdir():
+            if path.name not in needed:
+                path.unlink()
+
+    def load(self, replay: Replay) -> dict:
+        """The newest checkpoint whose files are all whole; puts its rows into the replay."""
+        for path in sorted(self.folder.glob("step-*.pt"), key=lambda path: -int(path.stem[5:])):
+            try:
+                state = read_file(path)
+                for start, stop in state["rows"]:
+                    ring = torch.arange(start, stop, device=replay.rows.device) % replay.rows.shape[1]
+                    replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
+            except Damaged as damaged:
+                print(f"{SCRIPT}: {damaged} is damaged or missing: {path.name} cannot be used", file=sys.stderr)
+                continue
+            replay.added = state["added"]
+            replay.size.fill_(min(replay.added, replay.rows.shape[1]))
+            self.rows, self.kept = state["rows"], [(path.name, state["rows"])]
+            return state
+        fail(f"--resume {self.folder.parent}: no checkpoint there is whole; start the run again")
+
+
+class Episodes:
+    """The environments of all seeds, and what brings their episodes back in any deterministic simulator: each one's
+    random state before its last reset, and the actions since."""
+
+    NUMBERS = "obs", "returns", "lengths", "over"
+
+    def __init__(self, envs: list[gym.Env], seeds: range):
+        self.envs, self.before, self.actions = envs, [""] * len(envs), [[] for _ in envs]
+        self.returns, self.lengths, self.over = (np.zeros(len(envs), kind) for kind in (float, int, bool))
+        for env, seed in zip(envs, seeds):
+            env.action_space.seed(seed)
+        self.obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
+
+    def step(self, actions: np.ndarray) -> list[np.ndarray]:
+        """Observations, rewards and terminated after actions (S, d); what is `over` then waits for `begin`."""
+        outcomes = [env.step(action)[:4] for env, action in zip(self.envs, actions)]
+        for past, action in zip(self.actions, actions):
+            past.append(action)
+        self.obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
+        self.returns, self.lengths, self.over = self.returns + rewards, self.lengths + 1, terminated | truncated
+        return self.obs.copy(), rewards, terminated
+
+    def begin(self, i: int) -> None:
+        """A new episode of the i-th seed."""
+        before = json.dumps(self.envs[i].unwrapped.np_random.bit_generator.state)
+        self.obs[i], self.before[i], self.actions[i] = self.envs[i].reset()[0], before, []
+        self.returns[i], self.lengths[i], self.over[i] = 0, 0, False
+
+    def state(self) -> dict:
+        """For a checkpoint: `load` of it plays the episodes in progress again."""
+        spaces = [json.dumps(env.action_space.np_random.bit_generator.state) for env in self.envs]
+        actions = [torch.from_numpy(np.array(past, np.float32)) for past in self.actions]
+        numbers = {name: torch.from_numpy(getattr(self, name).copy()) for name in self.NUMBERS}
+        return {"before": list(self.before), "spaces": spaces, "actions": actions} | numbers
+
+    def load(self, state: dict) -> None:
+        self.before, first = state["before"], self.obs
+        for name in self.NUMBERS:
+            setattr(self, name, state[name].numpy())
+        for i, env in enumerate(self.envs):
+            env.action_space.np_random.bit_generator.state = json.loads(state["spaces"][i])
+            obs = first[i]
+            if self.before[i]:
+                env.unwrapped.np_random.bit_generator.state = json.loads(self.before[i])
+                obs = env.reset()[0]
+            self.actions[i] = list(state["actions"][i].numpy())
+            for action in self.actions[i]:
+                obs = env.step(action)[0]
+            if not np.array_equal(obs, self.obs[i]):
+                print(f"{SCRIPT}: the simulator is not deterministic; environment {i} begins anew", file=sys.stderr)
+            if self.over[i] or not np.array_equal(obs, self.obs[i]):
+                self.begin(i)
+
+
+# --------------------------------------------------------------------------------------------------------------- speed
 class Recorded:
     """A function of tensors as one CUDA graph, recorded at its first call and replayed on the same memory after.
 
@@ -768,29 +663,27 @@ class Recorded:
         return self.outputs
 
 
-@torch.no_grad()
-def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple:
-    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
+def fast(agent: Agent, replay: Replay) -> tuple:
+    """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
+    if agent.args.compile:
+        torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
+        agent.critic_gradients, agent.policy_gradients, agent.act = (
+            torch.compile(f, dynamic=False) for f in (agent.critic_gradients, agent.policy_gradients, agent.act)
+        )
+    with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
-    An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
-    training, and all policies evaluated at one step meet the same starts.
-    """
+    def learn(uniform, noise):
+        return agent.update(replay.sample(uniform), noise)
 
-    for row in envs:
-        row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
-    starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
-    obs = np.array([[env.reset(seed=int(n))[0] for env, n in zip(*row)] for row in zip(envs, starts)])
-    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
-    while running.any():
-        actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-        for i, e in np.argwhere(running):
-            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
-            returns[i, e] += reward
-            lengths[i, e] += 1
-            running[i, e] = not (terminated or truncated)
-    return returns, lengths
+    functions = {"act": agent.act, "learn": learn} | agent.readings()
+    if agent.args.cuda and agent.args.cuda_graphs:
+        functions = {name: Recorded(function, agent) for name, function in functions.items()}
+    return functions.pop("act"), functions.pop("learn"), functions
 
 
+# --------------------------------------------------------------------------------------- the run's folder and terminal
 class Run:
     """The folder of a run and its terminal: configuration, evaluations, TensorBoard, W&B, progress."""
 
@@ -851,7 +744,7 @@ class Run:
             os._exit(128 + number)
         self.signal = number
         if self.evaluating:
-            raise Stopped
+            raise KeyboardInterrupt
 
     def save(self, state: dict, replay: Replay) -> None:
         """A checkpoint, after the logs that it counts on."""
@@ -901,26 +794,113 @@ class Run:
         self.checkpoints.lock.release()
 
 
-def fast(agent: Agent, replay: Replay) -> tuple:
-    """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
-    if agent.args.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
-        agent.critic_gradients, agent.policy_gradients, agent.act = (
-            torch.compile(f, dynamic=False) for f in (agent.critic_gradients, agent.policy_gradients, agent.act)
-        )
-    with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-
-    def learn(uniform, noise):
-        return agent.update(replay.sample(uniform), noise)
-
-    functions = {"act": agent.act, "learn": learn} | agent.readings()
-    if agent.args.cuda and agent.args.cuda_graphs:
-        functions = {name: Recorded(function, agent) for name, function in functions.items()}
-    return functions.pop("act"), functions.pop("learn"), functions
+# ---------------------------------------------------------------------------------------- command line and environment
+# fmt: off
+LIMITS = {  # smallest and largest value of each number
+    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
+    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
+    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
+    "checkpoint_frequency": (0, 10**12),
+    "eval_episodes": (1, 10**4), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
+    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
+}
+# fmt: on
 
 
+def fail(message: str):
+    """Bad input: one line, exit code 2."""
+    print(f"{SCRIPT}: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def table_row(env_id: str) -> str:
+    """The paper's name of an environment; Hopper for one that the paper does not have (D13)."""
+    name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
+    return name if name in TABLE else "Hopper"
+
+
+def parse(argv: list[str]) -> tuple[Args, set[str]]:
+    """The arguments in force, and the names of those on the command line, which win over the paper's tables."""
+    line = " ".join(argv)
+    env_id = (re.findall(r"--env[-_]id[= ](\S+)", line) or [Args.env_id])[-1]
+    default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[table_row(env_id)])))
+    folder, config = (re.findall(r"--resume[= ](\S+)", line) or [None])[-1], {}
+    if folder:
+        try:
+            config = json.loads(Path(folder, "config.json").read_text())
+            if config["script"] != SCRIPT:
+                fail(f"--resume {folder} is a run of {config['script']}.py: resume it with that script")
+            default, env_id = Args(**config["args"]), config["args"]["env_id"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
+    about = f"{__doc__.splitlines()[0]} From HPO Tables 3 and 4, row {table_row(env_id)}: {', '.join(TABLE_FIELDS)}."
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            args = tyro.cli(Args, default=default, args=argv, description=about)
+    except SystemExit as stop:
+        if stop.code:  # tyro draws a box, whose first paragraph is the message
+            fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
+        raise
+    given = {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
+    for name in given - {"resume"} if folder else ():
+        value, old = getattr(args, name), config["args"][name]
+        if value != old and not (name == "total_timesteps" and value > old):
+            fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
+    return args, given
+
+
+def check(args: Args) -> None:
+    """Refuses values out of range, and what this machine lacks, before anything is written."""
+    for name, (low, high) in LIMITS.items():
+        if not low <= getattr(args, name) <= high:  # refuses NaN too
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
+    if args.seed + args.num_seeds > 2**32:
+        fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
+    if args.learning_starts >= args.total_timesteps:
+        fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
+    if args.cuda and not torch.cuda.is_available():
+        fail("--cuda: PyTorch finds no GPU; leave the flag out, or install a CUDA build of torch")
+    if args.compile and not (args.cuda or shutil.which(os.environ.get("CXX", "g++"))):
+        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or add --no-compile")
+    for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
+        if getattr(args, flag) and importlib.util.find_spec(package) is None:
+            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
+    if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        import wandb
+
+        try:
+            known, why = wandb.login(prompt=False), "no account is known"
+        except Exception as error:  # a refused key, no network
+            known, why = False, str(error)
+        if not known:
+            fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
+
+
+def make_env(env_id: str, video: bool = False) -> gym.Env:
+    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a v5 exists is no news here
+            env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
+            if video:  # find out now whether this machine can render
+                env.reset()
+                if not isinstance(env.render(), np.ndarray):
+                    raise RuntimeError("it draws no rgb_array")
+    except gym.error.UnregisteredEnv:
+        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
+        fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
+    except Exception as error:  # a missing simulator, a malformed name, no way to render
+        fail(f"--env-id {env_id} cannot be made{' with video' if video else ''}: {error or type(error).__name__}")
+    obs, act = env.observation_space, env.action_space
+    boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in (obs, act))
+    if not (boxes and act.dtype.kind == "f" and act.is_bounded()):
+        fail(f"--env-id {env_id} observes {obs} and acts in {act}: choose one that observes a Box of one dimension "
+             "and acts in a bounded continuous Box of one dimension")  # fmt: skip
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, given: set[str] = frozenset()) -> int:
     """HPO Algorithm 1, whose lines are numbered beside ours. Returns the exit code: 0, 128 + n after signal n, or 1
     where a number is no longer finite or the disk is full."""
@@ -1005,7 +985,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
                 run.log(step, metrics | {"charts/SPS": [run.rate] * args.num_seeds})
         if step > saved:
             saved = save()
-    except Stopped:  # the resumed run begins the evaluation again
+    except KeyboardInterrupt:  # a signal in an evaluation; the resumed run begins the evaluation again
         saved = save()
     except Fault as fault:
         print(f"\n{SCRIPT}: not finite: {fault}; the checkpoint of step {saved} is", file=sys.stderr)

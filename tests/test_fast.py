@@ -1,7 +1,6 @@
-"""The fast path: hand-written backward passes, compiled losses, recorded graphs, the order that lets them overlap."""
+"""The fast path: compiled losses, recorded graphs, the order that lets them overlap."""
 
 import contextlib
-import itertools
 import os
 import shutil
 
@@ -12,21 +11,7 @@ import torch
 from conftest import SCRIPTS, normals, quick
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import sac_continuous as sac
-
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize("activate", [torch.relu_, torch.nn.functional.elu_])
-@pytest.mark.parametrize("sizes", [(5, 7, 3), (4, 6, 5, 1)])
-def test_backward_pass_of_the_layers(activate, sizes):
-    """Layers' own backward pass against numerical differentiation, for the input and for every layer."""
-    x, layers = normals(3, 9, sizes[0]).requires_grad_(), []
-    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        last = i == len(sizes) - 2
-        for shape in ((n_out, n_in), (n_out, 1)) if last else ((n_in, n_out), (1, n_out)):
-            layers.append(normals(3, *shape, seed=len(layers) + 1).requires_grad_())
-    assert torch.autograd.gradcheck(lambda *inputs: sac.Layers.apply(activate, *inputs), (x, *layers))
 
 
 def trained(script, updates, prepare, device=CPU, dtype=torch.double, **flags):

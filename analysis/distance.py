@@ -1,0 +1,162 @@
+"""How far do Hamiltonian dynamics move an action, and which of their parts moves it?
+
+    python analysis/distance.py train --env-id Hopper-v4 --num-seeds 4           # SAC-HPO's flags, --resume too
+    python analysis/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__1795241545    # -> results/distance/
+    python analysis/distance.py draw results/distance/*.csv --output docs/distance.png
+
+`train` is `sac_hpo_continuous.py`, which it imports, and measures every 1,000 steps, on the batch of that update, the
+move a_K - a_0 before the clamp, once with the momentum of training and once with exploration's. With the forces that
+the trajectory met, a leapfrog is linear in ρ_0 and in F = σ g + (1 - σ) T, so the move is exactly the sum of
+three: what the momentum alone, σ g alone (explicit gradient) and (1 - σ) T alone (implicit gradient) would do. A
+distance is the root mean square over batch and action dimensions, where [-1, 1] is the range of an action.
+`played` is the move that is left after the clamp.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import sac_hpo_continuous as hpo  # noqa: E402
+
+EVERY = 1_000  # steps between two measurements
+PARTS = ("noise", "explicit", "implicit", "total", "played")
+COLUMNS = ("step", "seed", "momentum", *PARTS)
+
+
+def split(force: hpo.Force, obs, actions, g) -> tuple[torch.Tensor, torch.Tensor]:
+    """σ g and (1 - σ) T, (S, B, d) each, whose sum is `force(obs, actions, g)`."""
+    x = torch.cat([obs, actions, g] if force.sees_state else [actions, g], dim=-1)
+    implicit, gate = hpo.Network.forward(force, x).mT.unflatten(0, (-1, 2)).unbind(1)
+    gate = gate.sigmoid()
+    return gate * g, (1 - gate) * implicit.tanh()
+
+
+@torch.no_grad()
+def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) -> dict[str, torch.Tensor]:
+    """The parts of a_K - a_0, (S, B, d) each, at obs (S, B, ds), for noise (S, 2, B, d) of a_0 and ρ_0."""
+    share, start = agent.critic.share(obs), agent.policy.sample(obs, noise[:, 0])[0]
+    met = []
+
+    def force(actions):
+        g = -torch.nn.functional.normalize(agent.critic.slope(share, actions)[1], dim=-1)
+        met.append(split(agent.force, obs, actions, g))
+        return met[-1][0] + met[-1][1]
+
+    size, stds = agent.args.step_size, hpo.momentum_stds(std, agent.args.leapfrog_steps)
+    end = hpo.leapfrog(force, start, std * noise[:, 1], size, stds, last=False)[0]
+    still = torch.zeros_like(start)
+    parts = {"noise": hpo.leapfrog(lambda _: still, still, std * noise[:, 1], size, stds, last=False)[0]}
+    for i, name in enumerate(("explicit", "implicit")):
+        forces = iter([f[i] for f in met]).__next__
+        parts[name] = hpo.leapfrog(lambda _, f=forces: f(), still, still, size, stds, last=False)[0]
+    return parts | {"total": end - start, "played": end.clamp(-1, 1) - start}
+
+
+def train(flags: list[str]) -> int:
+    """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
+    args, given = hpo.parse(flags)
+    batch = []
+
+    class Measured(hpo.Agent):
+        def refuse_faults(self, metrics, seeds, step):
+            super().refuse_faults(metrics, seeds, step)
+            if metrics and step % EVERY == 0:
+                path, obs = runs[-1].folder / "distances.csv", batch[-1]
+                generator = torch.Generator(obs.device).manual_seed(step)
+                shape = len(seeds), 2, *obs.shape[1:-1], self.act_dim
+                noise = torch.randn(shape, generator=generator, device=obs.device)
+                with path.open("a") as file:
+                    if not file.tell():
+                        print(*COLUMNS, sep=",", file=file)
+                    for momentum in ("train", "explore"):
+                        parts = moves(self, obs, noise, getattr(self.args, f"momentum_std_{momentum}"))
+                        for i, seed in enumerate(seeds):
+                            sizes = (f"{parts[part][i].square().mean().sqrt():.6g}" for part in PARTS)
+                            print(step, seed, momentum, *sizes, sep=",", file=file)
+
+    class Watched(hpo.Replay):
+        def sample(self, uniform):
+            rows = super().sample(uniform)
+            batch[:] = [rows[0]]
+            return rows
+
+    class Seen(hpo.Run):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            runs.append(self)
+
+    runs = []
+    hpo.Agent, hpo.Replay, hpo.Run = Measured, Watched, Seen
+    return hpo.train(args, given)
+
+
+def read(path: Path) -> dict:
+    """{(step, seed, momentum): the distances}; of steps that a resumed run met again, the last."""
+    with path.open() as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return {(int(row["step"]), int(row["seed"]), row["momentum"]): [float(row[p]) for p in PARTS] for row in rows}
+
+
+def collect(folder: Path) -> Path:
+    """Copies a run's distances to results/distance/, with the command that made them."""
+    config = json.loads((folder / "config.json").read_text())
+    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in config["args"].items()
+                     if config["source"][k] == "command line")  # fmt: skip
+    path = ROOT / "results" / "distance" / f"{config['args']['env_id'].replace('/', '_')}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"# python analysis/distance.py train {flags}", f"#   commit {config['commit']}; {config['device']}"]
+    rows = [",".join(map(str, [*key, *values])) for key, values in sorted(read(folder / "distances.csv").items())]
+    path.write_text("\n".join([*lines, ",".join(COLUMNS), *rows]) + "\n")
+    return path
+
+
+def draw(paths: list[Path], output: Path) -> None:
+    """A panel for each environment and momentum: each part's mean over seeds, and its smallest and largest seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(len(paths), 2, figsize=(9, 3 * len(paths)), squeeze=False, sharex="row", sharey="row")
+    for line, path in zip(axes, sorted(paths)):
+        cells = read(path)
+        steps, seeds = (sorted({key[i] for key in cells}) for i in (0, 1))
+        for axis, momentum in zip(line, ("train", "explore")):
+            values = torch.tensor([[cells[step, seed, momentum] for step in steps] for seed in seeds])
+            for i, part in enumerate(PARTS):
+                curve = values[..., i]
+                (drawn,) = axis.plot([step / 1000 for step in steps], curve.mean(0), label=part,
+                                     linestyle="--" if part in ("total", "played") else "-")  # fmt: skip
+                axis.fill_between([step / 1000 for step in steps], curve.amin(0), curve.amax(0), alpha=0.15,
+                                  color=drawn.get_color())  # fmt: skip
+            name = "training" if momentum == "train" else "exploration"
+            axis.set(title=f"{path.stem}, {name}, {len(seeds)} seeds", xlabel="thousand steps", yscale="log")
+            axis.grid(alpha=0.3, which="both")
+        line[0].set_ylabel("distance, action units")
+    axes[0, 0].legend(ncols=2, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(output, dpi=100)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["train"]:
+        sys.exit(train(sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["train", "collect", "draw"], help="train: SAC-HPO's flags follow")
+    parser.add_argument("paths", nargs="+", type=Path, help="run folders, or CSV files of results/distance/")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "distance.png")
+    options = parser.parse_args()
+    wanted = "distances.csv" if options.what == "collect" else ""
+    if missing := [str(path) for path in options.paths if not (path / wanted).exists()]:
+        print(f"distance: {', '.join(missing)}: no {wanted or 'such file'} there; train first", file=sys.stderr)
+        raise SystemExit(2)
+    if options.what == "draw":
+        draw(options.paths, options.output)
+    for path in options.paths if options.what == "collect" else ():
+        print(collect(path))
