@@ -10,8 +10,8 @@ SAC maximises over a tanh-squashed Gaussian π_θ the value of its actions plus 
 
 while twin critics regress on y = r + γ (1 - terminated) [ min(Q1', Q2')(s', a') - α log π_θ(a'|s') ] with
 a' ~ π_θ(·|s') and slow copies Q' of the critics. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to
-"D16" are our readings of it, with their reasons in docs/method.md. SAC-HPO is this file plus Hamiltonian
-dynamics: `diff sac_continuous.py sac_hpo_continuous.py` shows the method and nothing else.
+"D16" are our readings of it, with their reasons in docs/method.md. Every other script is a copy of this
+one in which only the method differs: its first paragraph names what, and `diff` shows nothing else.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
@@ -93,6 +93,13 @@ TABLE_FIELDS = ("alpha",)
 TABLE = {  # HPO Table 3
     "HalfCheetah": (0.2,), "Hopper": (0.2,), "Walker2d": (0.2,), "Ant": (0.2,), "Humanoid": (0.05,),
     "HumanoidBullet": (0.05,), "HumanoidFlagrunBullet": (0.05,), "HumanoidFlagrunHarderBullet": (0.05,),
+}
+LIMITS = {  # smallest and largest value of each number
+    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
+    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
+    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
+    "checkpoint_frequency": (0, 10**12),
+    "eval_episodes": (1, 10**4),
 }
 # fmt: on
 
@@ -202,7 +209,7 @@ class Adam:
 
 
 class Agent(nn.Module):
-    """Networks, temperature and optimizers of all seeds, and one update of SAC."""
+    """Networks, temperature and optimizers of all seeds, and one update."""
 
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
@@ -695,17 +702,6 @@ class Run:
 
 
 # ---------------------------------------------------------------------------------------- command line and environment
-# fmt: off
-LIMITS = {  # smallest and largest value of each number
-    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
-    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
-    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
-    "checkpoint_frequency": (0, 10**12),
-    "eval_episodes": (1, 10**4),
-}
-# fmt: on
-
-
 def fail(message: str):
     """Bad input: one line, exit code 2."""
     print(f"{SCRIPT}: {' '.join(message.split())}", file=sys.stderr)
@@ -776,16 +772,36 @@ def check(args: Args) -> None:
             fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
 
 
+@contextlib.contextmanager
+def quiet():
+    """Keeps off the terminal what a library prints, in C or in Python."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1), os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).fflush(None)  # glibc's buffers
+        for stream, old in zip((1, 2), kept):
+            os.dup2(old, stream)
+            os.close(old)
+
+
 def make_env(env_id: str, video: bool = False) -> gym.Env:
     """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet() if "Bullet" in env_id else contextlib.nullcontext():
             warnings.simplefilter("ignore")  # that a v5 exists is no news here
+            if "Bullet" in env_id:
+                importlib.import_module("pybullet_envs_gymnasium")
             env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
-            if video:  # find out now whether this machine can render
+            if video or "Bullet" in env_id:  # whose simulator starts, and greets, at its first reset
                 env.reset()
-                if not isinstance(env.render(), np.ndarray):
-                    raise RuntimeError("it draws no rgb_array")
+            if video and not isinstance(env.render(), np.ndarray):  # find out now whether this machine can render
+                raise RuntimeError("it draws no rgb_array")
+    except ModuleNotFoundError as error:
+        fail(f"--env-id {env_id} needs the package {error.name}: pip install {error.name}")
     except gym.error.UnregisteredEnv:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
         fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
@@ -910,7 +926,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     ended = "stopped" if run.signal or exit_code else "done"
     print(f"{ended} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
     if ended == "stopped" and saved >= 0:
-        print(f"go on with: python {SCRIPT}.py --resume {run.folder}")
+        print(f"go on with: python {os.path.relpath(__file__)} --resume {run.folder}")
     return 128 + run.signal if run.signal else exit_code
 
 

@@ -1,4 +1,7 @@
 """Hamiltonian policy optimisation (SAC-HPO): soft actor-critic whose actions follow Hamiltonian dynamics.
+Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
+`Agent.act`, `Agent.readings`, `Agent.critic_loss`, `Agent.policy_loss` and `Agent.metrics`; it adds `Force`,
+`momentum_stds`, `leapfrog`, `joint_log_prob`, `Agent.evolve` and `Agent.evolved_mean`.
 
     python sac_hpo_continuous.py --env-id Hopper-v4 --leapfrog-steps 2
     python sac_hpo_continuous.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
@@ -17,8 +20,7 @@ where the small network T_h bends the gradient and the gate σ_h mixes the two. 
 whose last term is off by default, as in the paper's practice. A half-step is a shear and tempering a constant
 factor, so the entropy needs log π_θ(a_0|s) alone (eq. 13). Exploration evolves its actions too, with a wider
 momentum; the twin critics are SAC's. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our
-readings of it, with their reasons in docs/method.md. `diff sac_continuous.py sac_hpo_continuous.py` shows the
-method and nothing else.
+readings of it, with their reasons in docs/method.md.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
@@ -116,6 +118,14 @@ TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training and in exploration, ε
     "HumanoidBullet": (0.05, 0.4, 1.5, 0.2, 3, 1, 64, False),
     "HumanoidFlagrunBullet": (0.05, 0.2, 1.0, 0.15, 3, 2, 32, False),
     "HumanoidFlagrunHarderBullet": (0.05, 0.2, 1.5, 0.15, 3, 2, 64, False),
+}
+LIMITS = {  # smallest and largest value of each number
+    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
+    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
+    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
+    "checkpoint_frequency": (0, 10**12),
+    "eval_episodes": (1, 10**4), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
+    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }
 # fmt: on
 
@@ -271,7 +281,7 @@ class Adam:
 
 
 class Agent(nn.Module):
-    """Networks, temperature and optimizers of all seeds, and one update of SAC-HPO."""
+    """Networks, temperature and optimizers of all seeds, and one update."""
 
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
@@ -795,18 +805,6 @@ class Run:
 
 
 # ---------------------------------------------------------------------------------------- command line and environment
-# fmt: off
-LIMITS = {  # smallest and largest value of each number
-    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
-    "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
-    "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
-    "checkpoint_frequency": (0, 10**12),
-    "eval_episodes": (1, 10**4), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
-    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
-}
-# fmt: on
-
-
 def fail(message: str):
     """Bad input: one line, exit code 2."""
     print(f"{SCRIPT}: {' '.join(message.split())}", file=sys.stderr)
@@ -877,16 +875,36 @@ def check(args: Args) -> None:
             fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
 
 
+@contextlib.contextmanager
+def quiet():
+    """Keeps off the terminal what a library prints, in C or in Python."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1), os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).fflush(None)  # glibc's buffers
+        for stream, old in zip((1, 2), kept):
+            os.dup2(old, stream)
+            os.close(old)
+
+
 def make_env(env_id: str, video: bool = False) -> gym.Env:
     """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet() if "Bullet" in env_id else contextlib.nullcontext():
             warnings.simplefilter("ignore")  # that a v5 exists is no news here
+            if "Bullet" in env_id:
+                importlib.import_module("pybullet_envs_gymnasium")
             env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
-            if video:  # find out now whether this machine can render
+            if video or "Bullet" in env_id:  # whose simulator starts, and greets, at its first reset
                 env.reset()
-                if not isinstance(env.render(), np.ndarray):
-                    raise RuntimeError("it draws no rgb_array")
+            if video and not isinstance(env.render(), np.ndarray):  # find out now whether this machine can render
+                raise RuntimeError("it draws no rgb_array")
+    except ModuleNotFoundError as error:
+        fail(f"--env-id {env_id} needs the package {error.name}: pip install {error.name}")
     except gym.error.UnregisteredEnv:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
         fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
@@ -1011,7 +1029,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     ended = "stopped" if run.signal or exit_code else "done"
     print(f"{ended} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
     if ended == "stopped" and saved >= 0:
-        print(f"go on with: python {SCRIPT}.py --resume {run.folder}")
+        print(f"go on with: python {os.path.relpath(__file__)} --resume {run.folder}")
     return 128 + run.signal if run.signal else exit_code
 
 
