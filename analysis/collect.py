@@ -3,7 +3,8 @@
     python analysis/collect.py runs/Hopper-v4__sac_hpo_continuous__1__1795222647 [more run folders ...]
 
 The file is the runs' evaluations.csv below comment lines that name the command, commit and machine of each. Runs
-may hold different seeds of the same arguments; seeds are refused twice, and different arguments too.
+may hold different seeds of the same arguments; seeds are refused twice, and different arguments too. Flags of the
+method on the command line become part of the file's name.
 """
 
 import csv
@@ -23,7 +24,8 @@ def fail(message: str):
 
 def command(config: dict) -> str:
     """The command line that gives these arguments."""
-    words = ["python", f"{config['script']}.py"]
+    folder = "" if config["script"].startswith("sac_") else "ablations/"
+    words = ["python", f"{folder}{config['script']}.py"]
     for name, value in config["args"].items():
         if config["source"][name] == "command line":
             flag = name.replace("_", "-")
@@ -31,6 +33,14 @@ def command(config: dict) -> str:
                 [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
             )
     return " ".join(words)
+
+
+def variant(config: dict) -> list[str]:
+    """The flags of the method on the command line, as parts of a file's name: they tell arms of one script apart."""
+    given = {name for name, source in config["source"].items() if source == "command line"}
+    given -= {*PLACE, "env_id", "total_timesteps"}
+    flags = [(name.replace("_", "-"), value) for name, value in config["args"].items() if name in given]
+    return [name if value is True else f"no-{name}" if value is False else f"{name}-{value}" for name, value in flags]
 
 
 def collect(folders: list[Path]) -> tuple[str, str]:
@@ -59,7 +69,7 @@ def collect(folders: list[Path]) -> tuple[str, str]:
     steps, episodes = ({key[i] for key in keys} for i in (0, 2))
     if not len(rows) == len(keys) == len(steps) * len(seeds) * len(episodes):
         fail("the runs were not evaluated at the same steps, or one stopped early: collect finished runs")
-    name = f"{args['env_id'].replace('/', '_')}__{config['script']}.csv"
+    name = "__".join([args["env_id"].replace("/", "_"), config["script"], *variant(config)]) + ".csv"
     return name, "\n".join([*head, *columns, *(",".join(row) for row in rows)]) + "\n"
 
 

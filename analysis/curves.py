@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tables import load, split
 
-NAMES = {"sac_continuous": "SAC", "sac_hpo_continuous": "SAC-HPO"}
+NAMES = {"sac_continuous": "SAC", "sac_hpo_continuous": "SAC-HPO", "sac_nf_continuous": "SAC-NF"}
+NAMES |= {f"baseline{i}": f"baseline-{i}" for i in (1, 2, 3)} | {"noise_only": "noise only"}
 
 
 def smooth(curves: np.ndarray, window: int = 5) -> np.ndarray:
@@ -36,9 +37,11 @@ def draw(paths: list[Path], output: Path) -> None:
             steps, episodes = load(path)
             curves = smooth(episodes.mean(2))
             mean, deviation = curves.mean(0), curves.std(0, ddof=1)
-            name = NAMES.get(split(path)[1], split(path)[1])
+            script, *flags = split(path)[1].split()
+            name = " ".join([NAMES.get(script, script), *flags])
             (line,) = axis.plot(steps / 1000, mean, label=f"{name}, {len(curves)} seeds")
-            axis.fill_between(steps / 1000, mean - deviation, mean + deviation, alpha=0.2, color=line.get_color())
+            axis.fill_between(steps / 1000, mean - deviation, mean + deviation, alpha=0.15, color=line.get_color())
+            axis.plot(steps / 1000, curves.T, color=line.get_color(), alpha=0.35, linewidth=0.6)  # every seed
         axis.set(title=env_id, xlabel="thousand environment steps", ylabel="return, noise off")
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left")

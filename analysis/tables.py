@@ -1,9 +1,11 @@
-"""Tables of results/: best and final returns, the difference to SAC with an interval, and the readings of D9.
+"""Tables of results/: best and final returns, differences with an interval, and the readings of D9.
 
     python analysis/tables.py results/Hopper-v4__*.csv
+    python analysis/tables.py results/HalfCheetah-v4__*.csv --against sac_hpo_continuous
 
 A return is the mean of an evaluation's episodes. "Best" follows HPO (D16): for each seed the best of its evaluations,
-then mean ± sample standard deviation over seeds. Intervals are 95 %: Welch's for two scripts, Student's for pairs.
+then mean ± sample standard deviation over seeds. Intervals are 95 %: Welch's for two scripts, Student's for pairs; a
+bootstrap over 4 seeds would be too narrow. Differences are to SAC, or to the script named with --against.
 """
 
 import csv
@@ -30,8 +32,9 @@ def has(path: Path, column: str) -> bool:
 
 
 def split(path: Path) -> list[str]:
-    """Environment and script of a results file."""
-    return path.stem.split("__")
+    """Environment and script of a results file; flags that tell it from the script's other files follow the script."""
+    env_id, script, *flags = path.stem.split("__")
+    return [env_id, " ".join([script, *(f"--{flag}" for flag in flags)])]
 
 
 def spread(values: np.ndarray, digits: int = 0) -> str:
@@ -58,15 +61,15 @@ def returns_table(paths: list[Path]) -> str:
     return table(head, rows)
 
 
-def differences_table(paths: list[Path]) -> str:
-    rows, plain = [], {split(path)[0]: load(path) for path in paths if split(path)[1] == "sac_continuous"}
+def differences_table(paths: list[Path], against: str = "sac_continuous") -> str:
+    rows, plain = [], {split(path)[0]: load(path) for path in paths if split(path)[1] == against}
     for path in paths:
         env_id, script = split(path)
-        if script == "sac_continuous" or env_id not in plain:
+        if script == against or env_id not in plain:
             continue
         (steps, ours), (other_steps, theirs) = load(path), plain[env_id]
         if steps.tolist() != other_steps.tolist():
-            print(f"tables: {path} and SAC's have other steps: give runs of one length", file=sys.stderr)
+            print(f"tables: {path} and {against}'s have other steps: give runs of one length", file=sys.stderr)
             raise SystemExit(2)
         ours, theirs = ours.mean(2), theirs.mean(2)
         measures = {"best": (ours.max(1), theirs.max(1)), "last evaluation": (ours[:, -1], theirs[:, -1])}
@@ -74,7 +77,9 @@ def differences_table(paths: list[Path]) -> str:
         for name, (left, right) in measures.items():
             low, high = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
             rows.append([env_id, script, name, f"{left.mean() - right.mean():+.0f}", f"[{low:+.0f}, {high:+.0f}]"])
-    return table(["environment", "script", "measure", "difference to SAC", "95 % interval"], rows) if rows else ""
+    return (
+        table(["environment", "script", "measure", f"difference to {against}", "95 % interval"], rows) if rows else ""
+    )
 
 
 def readings_table(paths: list[Path]) -> str:
@@ -93,8 +98,12 @@ def readings_table(paths: list[Path]) -> str:
 
 
 if __name__ == "__main__":
-    files = sorted(Path(name) for name in sys.argv[1:])
+    names, against = sys.argv[1:], "sac_continuous"
+    if "--against" in names[:-1]:
+        against = names.pop(names.index("--against") + 1)
+        names.remove("--against")
+    files = sorted(Path(name) for name in names)
     if not files or not all(path.is_file() for path in files):
         print("tables: name the CSV files, such as results/*.csv", file=sys.stderr)
         raise SystemExit(2)
-    print("\n\n".join(filter(None, (returns_table(files), differences_table(files), readings_table(files)))))
+    print("\n\n".join(filter(None, (returns_table(files), differences_table(files, against), readings_table(files)))))

@@ -1,15 +1,22 @@
 """Small environments and shared fixtures. Everything runs on one CPU thread and in double precision where it counts."""
 
+import baseline1
+import baseline2
+import baseline3
 import gymnasium as gym
+import noise_only
 import numpy as np
 import pytest
 import torch
 
 import sac_continuous
 import sac_hpo_continuous
+import sac_nf_continuous
 
 torch.set_num_threads(1)
-SCRIPTS = {"sac": sac_continuous, "hpo": sac_hpo_continuous}
+SCRIPTS = {"sac": sac_continuous, "hpo": sac_hpo_continuous}  # the pair, in which all machinery is tested
+ABLATIONS = {"b1": baseline1, "b2": baseline2, "b3": baseline3, "noise": noise_only}
+FAMILY = SCRIPTS | {"nf": sac_nf_continuous} | ABLATIONS
 
 
 class Drift(gym.Env):
@@ -77,6 +84,12 @@ gym.register("Drift-v0", Drift, max_episode_steps=20)
 @pytest.fixture(params=SCRIPTS.values(), ids=SCRIPTS)
 def script(request):
     """Each of the two scripts in turn."""
+    return request.param
+
+
+@pytest.fixture(params=FAMILY.values(), ids=FAMILY)
+def member(request):
+    """Each script of the repository in turn."""
     return request.param
 
 

@@ -143,9 +143,9 @@ def test_fixed_temperature_stays(script):
     assert agent.log_alpha.item() == math.log(0.2)
 
 
-def test_seeds_have_no_gradient_in_each_other(script):
+def test_seeds_have_no_gradient_in_each_other(member):
     """The loss of one seed has zero gradient in every other seed's parameters, and some in its own."""
-    agent = agent_of(script, num_seeds=3, autotune=True)
+    agent = agent_of(member, num_seeds=3, autotune=True)
     batch, noise = batch_of(3, 16), normals(3, 3, 16, 3, seed=6)
     q_loss, _ = agent.critic_loss(*batch, noise)
     policy_loss, _, _ = agent.policy_loss(batch[0], noise)
@@ -158,10 +158,10 @@ def test_seeds_have_no_gradient_in_each_other(script):
                 assert gradient[seed].abs().sum() > 0 and (gradient[others] == 0).all()
 
 
-def test_a_seed_learns_the_same_in_any_company(script):
+def test_a_seed_learns_the_same_in_any_company(member):
     """Seed 2 of seeds 1 to 3, updated together, equals seed 2 alone: weights, draws and updates."""
-    many, alone = (agent_of(script, double=False, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
-    draws = [draws_of(script, agent, seeds) for agent, seeds in ((many, range(1, 4)), (alone, range(2, 3)))]
+    many, alone = (agent_of(member, double=False, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
+    draws = [draws_of(member, agent, seeds) for agent, seeds in ((many, range(1, 4)), (alone, range(2, 3)))]
     batch = [x.float() for x in batch_of(3, 256)]
     for _ in range(3):
         (acting, noise, _), (acting1, noise1, _) = draws[0].step(), draws[1].step()
@@ -193,9 +193,9 @@ def test_no_leapfrog_steps_is_sac_to_the_bit(autotune):
     assert all(torch.equal(value, theirs[name]) for name, value in left.state_dict().items())
 
 
-def test_initial_weights(script):
+def test_initial_weights(member):
     """Uniform on ±1/√fan_in, as nn.Linear's, and the same for a seed whichever seeds run beside it."""
-    agent = agent_of(script, obs_dim=40, act_dim=10, double=False)
+    agent = agent_of(member, obs_dim=40, act_dim=10, double=False)
     for layer, fan_in in ((agent.critic.layers, 50), (agent.critic.layers[2:], 256), (agent.policy.layers[-2:], 256)):
         bound, weight = 1 / math.sqrt(fan_in), layer[0]
         assert bound * 0.98 < weight.max() <= bound

@@ -1,0 +1,95 @@
+"""Where the time of a training step goes, on a CPU.
+
+    python analysis/phases.py sac_continuous --env-id Hopper-v4          # a script's flags follow its name
+
+Trains for 300 steps with updates, then times the parts of --steps more (default 1,500; put it before the script's
+name) inside the running loop. "floor" is the time that the matrix products of a step would take at the rate that
+this machine reaches on large ones: nothing that computes the same products is faster.
+"""
+
+import argparse
+import importlib
+import sys
+import time
+from collections import defaultdict
+
+import torch
+from throughput import ROOT, operations, product_rate
+
+sys.path.insert(0, str(ROOT))
+STARTS, WARM_UP = 300, 300
+
+
+def main(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
+    """Milliseconds a step of each part, the rest, the whole and the floor."""
+    module, seconds, stamps = importlib.import_module(script), defaultdict(float), []
+
+    def timed(name, function):
+        def call(*arguments):
+            start = time.perf_counter()
+            out = function(*arguments)
+            seconds[name] += time.perf_counter() - start
+            return out
+
+        return call
+
+    fast, make_env, progress = module.fast, module.make_env, module.Run.progress
+
+    def timed_fast(agent, replay):
+        act, learn, policies = fast(agent, replay)
+        for name, part in (("critics' loss and gradients", "critic_gradients"),
+                           ("policy's loss and gradients", "policy_gradients")):  # fmt: skip
+            setattr(agent, part, timed(name, getattr(agent, part)))
+        for optimizer in (agent.q_optimizer, agent.policy_optimizer):
+            optimizer.step = timed("Adam", optimizer.step)
+        replay.sample = timed("drawing the batch", replay.sample)
+        shapes.append((agent.args, replay.columns))
+        return timed("acting", act), timed("updates, all of it", learn), policies
+
+    def timed_env(*arguments):
+        env = make_env(*arguments)
+        env.step = timed("environments", env.step)
+        return env
+
+    def clocked(run, step, line):
+        stamps.append(time.perf_counter())
+        if step == STARTS + WARM_UP:
+            seconds.clear()
+        progress(run, step, line)
+
+    shapes = []
+    module.fast, module.make_env, module.Run.progress = timed_fast, timed_env, clocked
+    module.Replay.add = timed("storing", module.Replay.add)
+    module.Draws.step = timed("random numbers", module.Draws.step)
+    total = STARTS + WARM_UP + steps
+    fixed = {"learning-starts": STARTS, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
+    module.train(*module.parse([*argv, "--no-cuda", *(f"--{name}={value}" for name, value in fixed.items())]))
+
+    args, (obs_dim, act_dim, *_) = shapes[0]
+    k, sees = getattr(args, "leapfrog_steps", 0), getattr(args, "leapfrog_state", False)
+    hidden = getattr(args, "leapfrog_hidden", 0)
+    needed = operations(obs_dim, act_dim, k, args.policy_layers, hidden, sees, args.batch_size) * args.num_seeds
+    whole = 1000 * (stamps[-1] - stamps[-1 - steps]) / steps
+    rows = {name: 1000 * value / steps for name, value in seconds.items()}
+    learn = rows.pop("updates, all of it")
+    inside = ("critics' loss and gradients", "policy's loss and gradients", "Adam", "drawing the batch")
+    rows["targets and the rest of an update"] = learn - sum(rows[name] for name in inside)
+    rows["logs, progress and the rest"] = whole - sum(rows.values())
+    table = sorted(rows.items(), key=lambda row: -row[1])
+    return [*table, ("a step", whole), ("floor: its products alone", 1000 * needed / product_rate(args.num_seeds))]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("script")
+    parser.add_argument("flags", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    table = main(options.script, options.steps, options.flags)
+    whole = dict(table)["a step"]
+    print(
+        f"\n{options.script} {' '.join(options.flags)}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    )
+    print("| part | ms a step | share |\n| --- | --- | --- |")
+    for name, value in table:
+        print(f"| {name} | {value:.2f} | {value / whole:.0%} |")

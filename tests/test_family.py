@@ -1,0 +1,457 @@
+"""SAC-NF, the ablations, PyBullet, and what all scripts of the repository share."""
+
+import ast
+import difflib
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import baseline1
+import baseline2
+import baseline3
+import distance
+import noise_only
+import normflows
+import numpy as np
+import pytest
+import scipy.integrate
+import torch
+from conftest import FAMILY, agent_of, batch_of, normals, quick
+
+import sac_continuous as sac
+import sac_hpo_continuous as hpo
+import sac_nf_continuous as nf
+
+ROOT = Path(sac.__file__).parent
+OTHERS = {name: script for name, script in FAMILY.items() if script is not sac}
+BULLET = [f"Humanoid{kind}BulletEnv-v0" for kind in ("", "Flagrun", "FlagrunHarder")]
+bullet = pytest.mark.skipif(sys.version_info >= (3, 12), reason="PyBullet has no wheel for this Python")
+
+
+# ------------------------------------------------------------------------------------ one template
+def source(script):
+    return Path(script.__file__).read_text()
+
+
+def definitions(script):
+    """Source, to the letter, of every top-level definition, and of every method of a class."""
+    text, found = source(script), {}
+    for node in ast.parse(text).body[1:]:
+        parts = [node]
+        if isinstance(node, ast.ClassDef):
+            parts += [m for m in node.body if isinstance(m, ast.FunctionDef)]
+        for part in parts:
+            name = getattr(part, "name", None) or ast.unparse(part).split("=")[0].split(":")[0].strip()
+            first = min([part.lineno, *(d.lineno for d in getattr(part, "decorator_list", []))])
+            lines = text.splitlines()[first - 1 : part.end_lineno]
+            if part is node and len(parts) > 1:  # of a class with methods, what stands before them
+                methods = min(min([m.lineno, *(d.lineno for d in m.decorator_list)]) for m in parts[1:])
+                lines = text.splitlines()[first - 1 : methods - 1]
+            found[name if part is node else f"{node.name}.{name}"] = "\n".join(lines).strip()
+    return found
+
+
+@pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
+def test_only_what_the_first_paragraph_names_differs_from_sac(script):
+    left, right = definitions(sac), definitions(script)
+    paragraph = " ".join(script.__doc__.split("\n\n")[0].split())
+    changes = paragraph.split("Of `sac_continuous.py` it changes ")[1]
+    changes, additions = (set(re.findall(r"`([\w.]+)`", part)) for part in changes.split("; it adds "))
+    assert {name for name in left.keys() & right.keys() if left[name] != right[name]} == changes
+    new = {name for name in right.keys() - left.keys() if name.split(".")[0] not in additions}
+    assert new | {name for name in right.keys() - left.keys() if "." not in name} == additions
+    assert left.keys() <= right.keys()
+
+
+def test_shared_blocks_are_shared_by_every_pair():
+    """A definition that a script takes from another one than SAC is the same there too, Agent's methods apart."""
+    own = {"Args", "TABLE_FIELDS", "TABLE", "LIMITS"}
+    for name in ("Force", "momentum_stds", "leapfrog"):
+        assert len({definitions(s)[name] for s in FAMILY.values() if name in definitions(s)}) == 1
+    machinery = {source(script).split("# The method ends here.")[1] for script in FAMILY.values()}
+    assert len(machinery) == 1 and own.isdisjoint(re.findall(r"^(\w+) = ", machinery.pop(), re.M))
+
+
+def test_the_method_stands_first_and_is_short():
+    for script in FAMILY.values():
+        assert source(script).split("# The method ends here.")[0].count("\n") <= 450, script.SCRIPT
+
+
+@pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
+def test_diff_shows_the_method(script):
+    texts = [source(s).splitlines() for s in (sac, script)]
+    changed = [line for line in difflib.unified_diff(*texts, n=0) if line[0] in "+-" and line[:3] not in ("+++", "---")]
+    assert len(changed) <= 200
+    scripts = "|".join(s.SCRIPT for s in FAMILY.values())
+    assert not re.search(rf"^(from|import) ({scripts})", texts[1] and source(script), re.M)
+
+
+# ---------------------------------------------------------------------------------------- whole runs
+def test_a_run_goes_on_to_the_bit(member, monkeypatch):
+    """Each script trains, and its resumed run equals the one that was never stopped."""
+    flags = {"num_seeds": 2, "eval_frequency": 30, "autotune": True}
+    assert member.train(quick(member, total_timesteps=100, **flags)) == 0
+    whole = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert member.train(quick(member, total_timesteps=70, **flags)) == 0
+    part = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert whole != part and whole.name.split("__")[1] == member.SCRIPT
+    assert member.train(*member.parse(["--resume", str(part), "--total-timesteps", "100"])) == 0
+    left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    assert (whole / "evaluations.csv").read_text() == (part / "evaluations.csv").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+def test_compiled_updates_equal_plain_ones(member):
+    if member in (sac, hpo):
+        pytest.skip("test_fast.py has the pair")
+    agents = [agent_of(member, num_seeds=2) for _ in range(2)]
+    replay = member.Replay(2, 10, 11, 3, torch.device("cpu"))
+    agents[1].args.compile = True
+    for agent in agents:
+        agent.args.compile = agent is agents[1]
+        act, _, _ = member.fast(agent, replay)
+        for i in range(5):
+            agent.update(batch_of(2, 16, seed=20 * i), normals(2, *agent.noise_shapes()[1][:1], 16, 3, seed=i))
+        agent.played = act(normals(2, 11), normals(2, *agent.noise_shapes()[0]))
+    assert torch.allclose(agents[0].played, agents[1].played, atol=1e-10)
+    for left, right in zip(agents[0].parameters(), agents[1].parameters()):
+        assert torch.allclose(left, right, atol=1e-10)
+
+
+@pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
+def test_tables(script):
+    """Where a script has a value of SAC-HPO's tables, it is the same value."""
+    for env_id in ("HalfCheetah-v4", "Hopper-v5", "Walker2d-v4", "Ant-v5", "Humanoid-v4", *BULLET):
+        theirs, mine = hpo.parse(["--env-id", env_id])[0], script.parse(["--env-id", env_id])[0]
+        for name in script.TABLE_FIELDS:
+            assert getattr(mine, name) == getattr(theirs, name)
+        assert mine.alpha == theirs.alpha
+    assert script.parse([])[0] == script.Args()
+
+
+# -------------------------------------------------------------------------------------------- SAC-NF
+def flow_of(act_dim, seed=0, seeds=2):
+    """A radial flow with parameters far from the identity, some β near its bound -α_r."""
+    flow = nf.RadialFlow([torch.Generator().manual_seed(seed + i) for i in range(seeds)], act_dim).double()
+    flow.shape.data += 2 * normals(seeds, 2, 1, seed=seed)
+    return flow
+
+
+@pytest.mark.parametrize("act_dim", [1, 2, 5])
+def test_flow_determinant_is_autograds(act_dim):
+    for seed in range(8):
+        flow, z = flow_of(act_dim, seed), 2 * normals(2, 6, act_dim, seed=seed + 50)
+        _, log_det = flow(z)
+        jacobian = torch.autograd.functional.jacobian(lambda x, flow=flow: flow(x)[0], z)  # (2, 6, d, 2, 6, d)
+        for s, b in np.ndindex(2, 6):
+            own = jacobian[s, b, :, s, b]
+            assert jacobian[s, b].abs().sum() == pytest.approx(own.abs().sum().item(), abs=1e-12)
+            assert torch.linalg.det(own) > 0
+            assert log_det[s, b].item() == pytest.approx(torch.linalg.det(own).log().item(), abs=1e-9)
+
+
+def test_flow_inverts_by_bisection():
+    """Along a ray from the centre the flow maps distances monotonically, so bisection finds where a point came from."""
+    for seed in range(20):
+        flow, z = flow_of(3, seed), 3 * normals(2, 10, 3, seed=seed + 9)
+        image, _ = flow(z)
+        center = flow.center
+        ray = torch.nn.functional.normalize(image - center, dim=-1)
+        target = (image - center).norm(dim=-1, keepdim=True)
+        low, high = torch.zeros_like(target), torch.full_like(target, 1e3)
+        for _ in range(80):
+            middle = (low + high) / 2
+            beyond = (flow(center + middle * ray)[0] - center).norm(dim=-1, keepdim=True) > target
+            low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+        assert torch.allclose(center + low * ray, z, atol=1e-8)
+
+
+def nf_agent(act_dim=1, **flags):
+    agent = agent_of(nf, act_dim=act_dim, **flags)
+    for i, flow in enumerate(agent.policy.flows):
+        flow.shape.data += normals(*flow.shape.shape, seed=i)
+    return agent
+
+
+def test_flow_policy_density_integrates_to_one():
+    """exp(log π) over (-1, 1), where quadrature over z_0 gives each action's place: ∫ π(a(z_0)) da/dz_0 dz_0 = 1.
+
+    The second moment is Monte Carlo's, so the density is that of the actions that are drawn."""
+    agent, obs = nf_agent(), normals(1, 1, 11)
+    noise = torch.linspace(-9, 9, 200_001, dtype=torch.double)[None, :, None]
+    with torch.no_grad():
+        actions, log_prob = agent.policy.sample(obs.expand(1, noise.shape[1], -1), noise)
+    actions, density = actions[0, :, 0].numpy(), log_prob[0].exp().numpy()
+    assert (np.diff(actions) >= 0).all()
+    assert scipy.integrate.trapezoid(density, actions) == pytest.approx(1, abs=1e-5)
+    moment = scipy.integrate.trapezoid(density * actions**2, actions)
+    with torch.no_grad():
+        drawn, _ = agent.policy.sample(obs.expand(1, 400_000, -1), normals(1, 400_000, 1, seed=3))
+    squares = drawn.square().flatten()
+    assert moment == pytest.approx(squares.mean().item(), abs=5 * squares.std().item() / math.sqrt(400_000))
+
+
+def test_flow_policy_density_in_two_dimensions():
+    """Against a histogram: probability of boxes by quadrature over a grid of pre-images, and by drawing."""
+    agent, obs = nf_agent(act_dim=2), normals(1, 1, 11)
+    grid = torch.linspace(-7, 7, 1201, dtype=torch.double)
+    noise = torch.cartesian_prod(grid, grid)[None]
+    mean, log_std = agent.policy(obs)
+    with torch.no_grad():
+        actions, log_prob = agent.policy.sample(obs.expand(1, noise.shape[1], -1), noise)
+        flat = (mean + log_std.exp() * noise)[0].requires_grad_()
+    # area of a cell's image: |da/dnoise| by autograd, column by column
+    images = flat[None]
+    for flow in agent.policy.flows:
+        images, _ = flow(images)
+    images = images[0].tanh()
+    columns = [torch.autograd.grad(images[:, i].sum(), flat, retain_graph=True)[0] for i in range(2)]
+    area = (columns[0][:, 0] * columns[1][:, 1] - columns[0][:, 1] * columns[1][:, 0]).abs() * log_std.exp().prod()
+    weights = (log_prob[0].exp() * area * (grid[1] - grid[0]) ** 2).detach()
+    assert weights.sum().item() == pytest.approx(1, abs=1e-6)
+    with torch.no_grad():
+        drawn, _ = agent.policy.sample(obs.expand(1, 200_000, -1), normals(1, 200_000, 2, seed=5))
+    for box in ([0.0, 0.0], [0.5, -0.3], [-0.2, 0.4]):
+        inside = [(points < torch.tensor(box)).all(-1) for points in (actions[0], drawn[0])]
+        assert weights[inside[0]].sum().item() == pytest.approx(inside[1].double().mean().item(), abs=0.006)
+
+
+def test_flows_agree_with_normflows():
+    """The PyPI package normflows, given the same parameters."""
+    for seed in range(10):
+        flow, z = flow_of(4, seed), normals(2, 30, 4, seed=seed + 7)
+        image, log_det = flow(z)
+        for s in range(2):
+            theirs = normflows.flows.Radial((4,), z_0=flow.center[s].detach().clone()).double()
+            radius, total = torch.nn.functional.softplus(flow.shape[s, :, 0]).tolist()
+            theirs.alpha.data.fill_(radius)
+            theirs.beta.data.fill_(math.log(math.expm1(total)))
+            expected, expected_log_det = theirs(z[s])
+            assert torch.allclose(image[s], expected, atol=1e-10)
+            assert torch.allclose(log_det[s], expected_log_det, atol=1e-10)
+
+
+def test_no_flows_is_sac_to_the_bit():
+    flags = {"double": False, "num_seeds": 2}
+    left, right, flowing = agent_of(sac, **flags), agent_of(nf, num_flows=0, **flags), agent_of(nf, **flags)
+    obs = normals(2, 5, 11).float()
+    for i in range(5):
+        batch, noise = [x.float() for x in batch_of(2, 32, seed=9 * i)], normals(2, 2, 32, 3, seed=i).float()
+        a, b = left.update(batch, noise), right.update(batch, noise)
+        flowing.update(batch, noise)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert torch.equal(left.policy.mean_action(obs), right.policy.mean_action(obs))
+    theirs = right.state_dict()
+    assert left.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in left.state_dict().items())
+    assert not torch.allclose(left.policy.mean_action(obs), flowing.policy.mean_action(obs), atol=1e-5)
+
+
+def test_flows_begin_as_the_identity():
+    """The same first actions and densities as SAC's, and flows that then learn."""
+    left, right = agent_of(sac, num_seeds=2), agent_of(nf, num_seeds=2)
+    obs, noise = normals(2, 9, 11), normals(2, 9, 3, seed=1)
+    for mine, theirs in zip(left.policy.sample(obs, noise), right.policy.sample(obs, noise)):
+        assert torch.allclose(mine, theirs, atol=1e-7)
+    before = [p.clone() for p in right.policy.flows.parameters()]
+    for i in range(2):  # a centre has no gradient before its flow has a strength
+        right.update(batch_of(2, 32, seed=i), normals(2, 2, 32, 3, seed=i))
+    assert all((a != b).all() for a, b in zip(before, right.policy.flows.parameters()))
+
+
+# ----------------------------------------------------------------------------------------- ablations
+def plain_leapfrog(agent, actions, momentum, std, raw):
+    """HPO eqs. (12) and (17) word by word, two gradients a step, each by autograd."""
+    steps, size = agent.args.leapfrog_steps, agent.args.step_size
+
+    def gradient(a):
+        a = a.detach().requires_grad_()
+        potential = -agent.critic(obs_of[0], a).amin(1) / agent.args.alpha
+        slope = torch.autograd.grad(potential.sum(), a)[0]
+        return slope if raw else slope / slope.norm(dim=-1, keepdim=True)
+
+    beta = [1 / ((1 - std) * k**2 / steps**2 + std) ** 2 for k in range(steps + 1)]
+    for k in range(1, steps + 1):
+        momentum = momentum - size / 2 * gradient(actions)
+        actions = actions + size * momentum
+        momentum = momentum - size / 2 * gradient(actions)
+        momentum = momentum * math.sqrt(beta[k - 1] / beta[k])
+    return actions
+
+
+obs_of = [None]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_conventional_leapfrog(normalize, steps):
+    """Baseline-1's and baseline-2's exploration, and baseline-1's loss and gradient, against eq. (12) by autograd."""
+    flags = {"num_seeds": 2, "leapfrog_steps": steps, "normalize_gradient": normalize, "step_size": 0.3}
+    one, two = (agent_of(script, **flags) for script in (baseline1, baseline2))
+    obs, noise = normals(2, 7, 11), normals(2, 3, 7, 3, seed=4)
+    obs_of[0] = obs
+    start, log_prob = one.policy.sample(obs, noise[:, 1])
+    evolved = plain_leapfrog(one, start, 0.1 * noise[:, 2], 0.1, not normalize)
+    actions = evolved.clamp(-1, 1)
+    expected = (0.2 * log_prob - one.critic(obs, actions).amin(1)).mean(-1)
+    loss, _, moved = one.policy_loss(obs, noise)
+    assert torch.allclose(loss, expected, atol=1e-8) and torch.allclose(moved, evolved, atol=1e-8)
+    mine, theirs = (torch.autograd.grad(x.sum(), list(one.policy.parameters())) for x in (loss, expected))
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(mine, theirs))
+    assert any(g.abs().max() > 1e-4 for g in mine)
+
+    obs_of[0] = obs[:, :1]
+    start, _ = one.policy.sample(obs[:, :1], noise[:, 0, :1])
+    played = plain_leapfrog(one, start, 1.5 * noise[:, 1, :1], 1.5, not normalize).clamp(-1, 1)[:, 0]
+    for agent in (one, two):
+        assert torch.allclose(agent.act(obs[:, 0], noise[:, :2, 0]), played, atol=1e-8)
+    still = plain_leapfrog(one, one.policy.mean_action(obs[:, :1]), torch.zeros(2, 1, 3), 0.1, not normalize)
+    assert torch.allclose(one.readings()["leapfrog"](obs[:, :1]), still.clamp(-1, 1), atol=1e-8)
+    assert list(two.readings()) == ["base"]
+
+
+def test_baseline_two_learns_as_sac():
+    """To the bit: only what exploration plays differs."""
+    agents = [agent_of(script, num_seeds=2, double=False) for script in (sac, baseline2)]
+    batch, noise = [x.float() for x in batch_of(2, 32)], normals(2, 2, 32, 3).float()
+    left, right = (agent.update(batch, noise) for agent in agents)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert all(torch.equal(a, b) for a, b in zip(agents[0].parameters(), agents[1].parameters()))
+
+
+def test_baseline_three_explores_as_sac_and_learns_as_hpo():
+    plain, mine, full = (agent_of(script, num_seeds=2, double=False) for script in (sac, baseline3, hpo))
+    batch, noise = [x.float() for x in batch_of(2, 32)], normals(2, 3, 32, 3).float()
+    obs = batch[0][:, 0]
+    assert torch.equal(plain.act(obs, noise[:, :1, 0]), mine.act(obs, noise[:, :1, 0]))
+    left, right = (agent.update(batch, noise) for agent in (mine, full))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert mine.state_dict().keys() == full.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), full.parameters()))
+    for name in ("leapfrog", "base"):
+        assert torch.equal(mine.readings()[name](batch[0]), full.readings()[name](batch[0]))
+
+
+def test_noise_only_moves_actions_by_the_momentum_alone():
+    """a_K - a_0 = ε Σ_k ρ_k with ρ_k = ρ_0 √β_0/√β_k, in exploration and in training; evaluation plays the mean."""
+    agent = agent_of(noise_only, num_seeds=2, leapfrog_steps=3)
+    obs, noise = normals(2, 9, 11), normals(2, 3, 9, 3, seed=2)
+
+    def far(std):
+        schedule = [(1 - std) * (k / 3) ** 2 + std for k in range(3)]
+        return 0.15 * std * sum(s / std for s in schedule)
+
+    start, log_prob = agent.policy.sample(obs, noise[:, 1])
+    loss, _, evolved = agent.policy_loss(obs, noise)
+    assert torch.allclose(evolved - start, far(0.1) * noise[:, 2], atol=1e-12)
+    q = agent.critic(obs, evolved.clamp(-1, 1)).amin(1)
+    assert torch.allclose(loss, (0.2 * log_prob - q).mean(-1), atol=1e-9)
+    start, _ = agent.policy.sample(obs[:, :1], noise[:, 0, :1])
+    played = (start + far(1.5) * noise[:, 1, :1]).clamp(-1, 1)[:, 0]
+    assert torch.allclose(agent.act(obs[:, 0], noise[:, :2, 0]), played, atol=1e-12)
+    assert list(agent.readings()) == ["base"]
+
+
+def test_noise_only_is_hpo_without_its_force(monkeypatch):
+    left, right = (agent_of(script, num_seeds=2) for script in (noise_only, hpo))
+    monkeypatch.setattr(hpo.Force, "forward", lambda self, obs, actions, g: torch.zeros_like(actions))
+    obs, noise = normals(2, 9, 11), normals(2, 3, 9, 3, seed=2)
+    assert torch.equal(left.act(obs[:, 0], noise[:, :2, 0]), right.act(obs[:, 0], noise[:, :2, 0]))
+    for a, b in zip(left.policy_loss(obs, noise), right.policy_loss(obs, noise)):
+        assert torch.equal(a, b)
+
+
+# ----------------------------------------------------------------------- how far an action is moved
+@pytest.mark.parametrize("std", [0.1, 1.5])
+def test_parts_of_a_move(std):
+    """Noise, explicit and implicit gradient sum to the move that SAC-HPO makes; the first is noise_only's."""
+    agent = agent_of(hpo, num_seeds=2, leapfrog_steps=3)
+    plain = agent_of(noise_only, num_seeds=2, leapfrog_steps=3)
+    obs, noise = normals(2, 9, 11), normals(2, 2, 9, 3, seed=2)
+    parts = distance.moves(agent, obs, noise, std)
+    start, _ = agent.policy.sample(obs, noise[:, 0])
+    end, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, start, noise[:, 1], std)
+    assert torch.allclose(parts["total"], end - start, atol=1e-12)
+    assert torch.allclose(parts["noise"] + parts["explicit"] + parts["implicit"], end - start, atol=1e-12)
+    assert torch.allclose(parts["noise"], plain.evolve(start, noise[:, 1], std) - start, atol=1e-12)
+    assert parts["explicit"].abs().max() > 1e-3 and parts["implicit"].abs().max() > 1e-3
+    assert torch.allclose(parts["played"], end.clamp(-1, 1) - start, atol=1e-12)
+
+
+def test_measuring_changes_nothing(monkeypatch):
+    """A measured run equals an unmeasured one, and leaves a row a seed and momentum."""
+    monkeypatch.setattr(hpo, "LOG_EVERY", 10)
+    monkeypatch.setattr(distance, "EVERY", 20)
+    for name in ("Agent", "Replay", "Run"):
+        monkeypatch.setattr(hpo, name, getattr(hpo, name))  # put back afterwards
+    flags = "--env-id Drift-v0 --num-seeds 2 --total-timesteps 100 --learning-starts 40 --batch-size 16 --no-cuda"
+    flags += " --no-compile --eval-frequency 50 --eval-episodes 1"
+    assert hpo.train(*hpo.parse(flags.split())) == 0
+    plain = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert distance.train(flags.split()) == 0
+    measured = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (plain, measured))
+    assert plain != measured and all(torch.equal(left[name], right[name]) for name in left)
+    assert sorted(distance.read(measured / "distances.csv")) == [
+        (step, seed, momentum) for step in (60, 80, 100) for seed in (1, 2) for momentum in ("explore", "train")
+    ]
+    figure = Path("figure.png")
+    table = Path("Drift-v0.csv")
+    table.write_text((measured / "distances.csv").read_text())
+    distance.draw([table], figure)
+    assert figure.stat().st_size > 5000
+
+
+# ------------------------------------------------------------------------------------------ PyBullet
+@bullet
+@pytest.mark.parametrize("env_id", BULLET)
+def test_bullet_episodes_come_back_to_the_bit(env_id):
+    """Interrupted within the first and within a later episode, then followed for 60 steps and across a reset."""
+    rng = np.random.default_rng(1)
+    for length in (7, 80):
+        left, right = (sac.Episodes([sac.make_env(env_id)], range(3, 4)) for _ in range(2))
+        for _ in range(length):
+            left.step(np.array([left.envs[0].action_space.sample()]))
+            if left.over[0] or rng.random() < 0.05:
+                left.begin(0)
+        right.load(left.state())
+        for _ in range(60):
+            actions = np.array([left.envs[0].action_space.sample()])
+            assert np.array_equal(actions[0], right.envs[0].action_space.sample())
+            assert all(np.array_equal(a, b) for a, b in zip(left.step(actions), right.step(actions)))
+            if left.over[0]:
+                left.begin(0), right.begin(0)
+
+
+@bullet
+def test_bullet_is_quiet(tmp_path):
+    """In a process of its own, where the simulator is imported: neither stream gets a line that is not ours."""
+    flags = f"--env-id {BULLET[2]} --total-timesteps 60 --learning-starts 40 --eval-frequency 60 --eval-episodes 1"
+    flags += " --batch-size 8 --no-compile --no-cuda"
+    command = [sys.executable, str(ROOT / "sac_continuous.py"), *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert done.stderr == "" and not [x for x in lines if not x.startswith(("sac_continuous on", "  ", "step", "done"))]
+
+
+def test_missing_bullet(capfd, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sac.importlib, "import_module", missing)
+    with pytest.raises(SystemExit) as stop:
+        sac.train(quick(sac, env_id=BULLET[0]))
+    line = f"--env-id {BULLET[0]} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium"
+    assert stop.value.code == 2 and capfd.readouterr().err == f"sac_continuous: {line}\n"
+    assert list(Path.cwd().iterdir()) == []
+
+
+@bullet
+def test_the_papers_name_finds_ours(capfd):
+    with pytest.raises(SystemExit):
+        sac.make_env("HumanoidPyBulletEnv-v0")
+    assert "the nearest names are HumanoidBulletEnv-v0" in capfd.readouterr().err
