@@ -23,6 +23,7 @@ element, and each seed draws from a random stream of its own, so no seed can inf
 below without their S to read the plain algorithm.
 """
 
+import concurrent.futures
 import contextlib
 import copy
 import ctypes
@@ -568,13 +569,21 @@ class Episodes:
     def __init__(self, envs: list[gym.Env], seeds: range):
         self.envs, self.before, self.actions = envs, [""] * len(envs), [[] for _ in envs]
         self.returns, self.lengths, self.over = (np.zeros(len(envs), kind) for kind in (float, int, bool))
+        mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")  # it steps outside the GIL
+        self.pool = concurrent.futures.ThreadPoolExecutor(4) if mujoco and len(envs) > 7 else None
         for env, seed in zip(envs, seeds):
             env.action_space.seed(seed)
         self.obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
 
     def step(self, actions: np.ndarray) -> list[np.ndarray]:
         """Observations, rewards and terminated after actions (S, d); what is `over` then waits for `begin`."""
-        outcomes = [env.step(action)[:4] for env, action in zip(self.envs, actions)]
+
+        def play(some):
+            return [self.envs[i].step(actions[i])[:4] for i in some]
+
+        numbers = range(len(self.envs))
+        parts = self.pool.map(play, np.array_split(numbers, 4)) if self.pool else [play(numbers)]
+        outcomes = [outcome for part in parts for outcome in part]
         for past, action in zip(self.actions, actions):
             past.append(action)
         self.obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))

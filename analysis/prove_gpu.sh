@@ -13,4 +13,5 @@ import torch
 assert torch.cuda.is_available(), "no GPU here"
 PY
 python -m pytest -q tests -k gpu
+python analysis/survival.py kill --kills 3 --steps-per-kill 200 --cuda   # a resumed run: what differs, and by how much
 python analysis/throughput.py --cuda --num-seeds 1 16 --leapfrog-steps 3 --steps 4000 --rounds 1 ${1:+--vs "$1"}

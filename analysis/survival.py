@@ -42,13 +42,14 @@ class Args:
         "--num-seeds 2 --batch-size 16 --learning-starts 100 --eval-frequency 100 --eval-episodes 1 --no-compile"
     )
     steps_per_kill: int = 100  # kill: length of the run, in kills
+    cuda: bool = False  # kill: on a GPU, where only deterministic kernels repeat a run to the bit
     rows: int = 200_000  # cost: rows of the replay at the end
     output: Path | None = None  # CSV
 
 
 def run(script: str, flags: list[str], folder: Path, kill_after: float | None = None) -> tuple[int, str, float]:
     """Exit code, folder and seconds of training of a run; SIGKILL ends it `kill_after` seconds after its start."""
-    command = [sys.executable, "-u", str(ROOT / f"{script}.py"), "--no-cuda", *flags]
+    command = [sys.executable, "-u", str(ROOT / f"{script}.py"), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env=environment)  # fmt: skip
@@ -86,9 +87,11 @@ def differences(left, right, name: str = "") -> list[str]:
     return [] if left == right else [name]
 
 
-def kill(script: str, env_id: str, flags: list[str], kills: int, seed: int, folder: Path) -> tuple[int, list[str]]:
-    """Kills that fell into training, and what differs in the end from a run that nobody killed."""
-    flags = [f"--env-id={env_id}", *flags]
+def kill(
+    script: str, env_id: str, flags: list[str], kills: int, seed: int, folder: Path
+) -> tuple[int, list[str], float]:
+    """Kills that fell into training, what differs in the end from a run that nobody killed, and by how much at most."""
+    flags = [f"--env-id={env_id}", *([] if {"--cuda", "--no-cuda"} & set(flags) else ["--no-cuda"]), *flags]
     _, whole, seconds = run(script, flags, folder)
     time.sleep(1)  # another second, another folder
     rng, killed = random.Random(seed), 0
@@ -97,7 +100,10 @@ def kill(script: str, env_id: str, flags: list[str], kills: int, seed: int, fold
         killed += 1
         after = rng.uniform(0, 1.5 * seconds / kills) if killed < kills else None
         code, broken, _ = run(script, ["--resume", broken], folder, after)
-    return killed, differences(last_checkpoint(script, folder / whole), last_checkpoint(script, folder / broken))
+    left, right = (last_checkpoint(script, folder / name) for name in (whole, broken))
+    pairs = zip([*left["agent"], left["replay"]], [*right["agent"], right["replay"]])
+    most = max((a - b).abs().max().item() if a.shape == b.shape else float("inf") for a, b in pairs)
+    return killed, differences(left, right), most
 
 
 def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]:
@@ -143,10 +149,12 @@ def main(args: Args) -> None:
     if args.what == "kill":
         with tempfile.TemporaryDirectory() as folder:
             steps = ["--total-timesteps", str(args.steps_per_kill * args.kills)]
-            flags = args.flags.split() + steps + ["--checkpoint-frequency", "37"]
-            killed, differ = kill(args.script, args.env_id, flags, args.kills, args.seed, Path(folder))
+            flags = (
+                args.flags.split() + steps + ["--checkpoint-frequency", "37", "--cuda" if args.cuda else "--no-cuda"]
+            )
+            killed, differ, most = kill(args.script, args.env_id, flags, args.kills, args.seed, Path(folder))
         rows = [{"script": args.script, "env": args.env_id, "steps": steps[1], "kills": killed, "seed": args.seed}]
-        rows[0] |= {"torch": torch.__version__, "differences": " ".join(differ) or "none"}
+        rows[0] |= {"torch": torch.__version__, "differences": " ".join(differ) or "none", "largest": most}
     else:
         rows = cost(args.script, args.env_id, args.rows)
     file = args.output.open("w") if args.output else sys.stdout

@@ -94,8 +94,8 @@ def test_killed_runs_end_as_if_nothing_had_happened(script):
     """SIGKILL at five random moments; the same comparison sees another seed and a single bit."""
     flags = "--num-seeds 2 --batch-size 16 --learning-starts 100 --total-timesteps 500 --eval-frequency 100".split()
     flags += ["--eval-episodes", "1", "--no-compile", "--checkpoint-frequency", "37"]
-    killed, differ = survival.kill(script.SCRIPT, "Hopper-v4", flags, 5, 1, Path.cwd())
-    assert killed >= 2 and differ == []
+    killed, differ, most = survival.kill(script.SCRIPT, "Hopper-v4", flags, 5, 1, Path.cwd())
+    assert killed >= 2 and differ == [] and most == 0
     state = survival.last_checkpoint(script.SCRIPT, next(Path("runs").iterdir()))
     other = {**state, "replay": state["replay"].clone()}
     other["replay"].view(torch.int32)[0, 77, 3] ^= 1
@@ -381,3 +381,22 @@ def test_episodes_come_back_to_the_bit(script, env_id):
             assert all(np.array_equal(a, b) for a, b in zip(left.step(actions), right.step(actions)))
             if left.over[0]:
                 left.begin(0), right.begin(0)
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "Drift-v0"])
+def test_many_environments_step_on_threads(script, env_id):
+    """Nine MuJoCo environments on threads equal each one alone, in their order; others stay on one thread."""
+    seeds = range(5, 14)
+    together = script.Episodes([script.make_env(env_id) for _ in seeds], seeds)
+    assert (together.pool is not None) == (env_id == "Hopper-v4")
+    alone = [script.Episodes([script.make_env(env_id)], range(seed, seed + 1)) for seed in seeds]
+    assert all(one.pool is None for one in alone)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        actions = rng.uniform(-1, 1, (9, *together.envs[0].action_space.shape)).astype(np.float32)
+        results = together.step(actions)
+        for i, one in enumerate(alone):
+            assert all(np.array_equal(x[i], y[0]) for x, y in zip(results, one.step(actions[i : i + 1])))
+            assert together.over[i] == one.over[0]
+            if one.over[0]:
+                together.begin(i), one.begin(0)
