@@ -220,6 +220,12 @@ def test_flow_policy_density_in_two_dimensions():
         assert weights[inside[0]].sum().item() == pytest.approx(inside[1].double().mean().item(), abs=0.006)
 
 
+def test_evaluated_action_of_the_flows_is_that_of_no_noise():
+    agent, obs = nf_agent(act_dim=3), normals(1, 20, 11)
+    assert torch.equal(agent.policy.mean_action(obs), agent.policy.sample(obs, torch.zeros(1, 20, 3))[0])
+    assert not torch.allclose(agent.policy.mean_action(obs), agent.policy(obs)[0].tanh(), atol=1e-2)
+
+
 def test_flows_agree_with_normflows():
     """The PyPI package normflows, given the same parameters."""
     for seed in range(10):
@@ -291,11 +297,12 @@ obs_of = [None]
 def test_conventional_leapfrog(normalize, steps):
     """Baseline-1's and baseline-2's exploration, and baseline-1's loss and gradient, against eq. (12) by autograd."""
     flags = {"num_seeds": 2, "leapfrog_steps": steps, "normalize_gradient": normalize, "step_size": 0.3}
-    one, two = (agent_of(script, **flags) for script in (baseline1, baseline2))
+    one, two = agent_of(baseline1, momentum_std_train=2, **flags), agent_of(baseline2, **flags)
     obs, noise = normals(2, 7, 11), normals(2, 3, 7, 3, seed=4)
     obs_of[0] = obs
     start, log_prob = one.policy.sample(obs, noise[:, 1])
-    evolved = plain_leapfrog(one, start, 0.1 * noise[:, 2], 0.1, not normalize)
+    evolved = plain_leapfrog(one, start, 2 * noise[:, 2], 2, not normalize)
+    assert (evolved.abs() > 1).any()
     actions = evolved.clamp(-1, 1)
     expected = (0.2 * log_prob - one.critic(obs, actions).amin(1)).mean(-1)
     loss, _, moved = one.policy_loss(obs, noise)
@@ -309,7 +316,7 @@ def test_conventional_leapfrog(normalize, steps):
     played = plain_leapfrog(one, start, 1.5 * noise[:, 1, :1], 1.5, not normalize).clamp(-1, 1)[:, 0]
     for agent in (one, two):
         assert torch.allclose(agent.act(obs[:, 0], noise[:, :2, 0]), played, atol=1e-8)
-    still = plain_leapfrog(one, one.policy.mean_action(obs[:, :1]), torch.zeros(2, 1, 3), 0.1, not normalize)
+    still = plain_leapfrog(one, one.policy.mean_action(obs[:, :1]), torch.zeros(2, 1, 3), 2, not normalize)
     assert torch.allclose(one.readings()["leapfrog"](obs[:, :1]), still.clamp(-1, 1), atol=1e-8)
     assert list(two.readings()) == ["base"]
 
@@ -324,12 +331,15 @@ def test_baseline_two_learns_as_sac():
 
 
 def test_baseline_three_explores_as_sac_and_learns_as_hpo():
-    plain, mine, full = (agent_of(script, num_seeds=2, double=False) for script in (sac, baseline3, hpo))
+    plain = agent_of(sac, num_seeds=2, double=False)
+    wide = {"num_seeds": 2, "double": False, "momentum_std_train": 1.5, "step_size": 0.5}  # so that the clamp acts
+    mine, full = (agent_of(script, **wide) for script in (baseline3, hpo))
     batch, noise = [x.float() for x in batch_of(2, 32)], normals(2, 3, 32, 3).float()
     obs = batch[0][:, 0]
     assert torch.equal(plain.act(obs, noise[:, :1, 0]), mine.act(obs, noise[:, :1, 0]))
     left, right = (agent.update(batch, noise) for agent in (mine, full))
     assert all(torch.equal(left[name], right[name]) for name in left)
+    assert (left["actions"].abs() > 1).any()
     assert mine.state_dict().keys() == full.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), full.parameters()))
     for name in ("leapfrog", "base"):
@@ -338,7 +348,7 @@ def test_baseline_three_explores_as_sac_and_learns_as_hpo():
 
 def test_noise_only_moves_actions_by_the_momentum_alone():
     """a_K - a_0 = ε Σ_k ρ_k with ρ_k = ρ_0 √β_0/√β_k, in exploration and in training; evaluation plays the mean."""
-    agent = agent_of(noise_only, num_seeds=2, leapfrog_steps=3)
+    agent = agent_of(noise_only, num_seeds=2, leapfrog_steps=3, momentum_std_train=2)
     obs, noise = normals(2, 9, 11), normals(2, 3, 9, 3, seed=2)
 
     def far(std):
@@ -347,7 +357,7 @@ def test_noise_only_moves_actions_by_the_momentum_alone():
 
     start, log_prob = agent.policy.sample(obs, noise[:, 1])
     loss, _, evolved = agent.policy_loss(obs, noise)
-    assert torch.allclose(evolved - start, far(0.1) * noise[:, 2], atol=1e-12)
+    assert torch.allclose(evolved - start, far(2) * noise[:, 2], atol=1e-12) and (evolved.abs() > 1).any()
     q = agent.critic(obs, evolved.clamp(-1, 1)).amin(1)
     assert torch.allclose(loss, (0.2 * log_prob - q).mean(-1), atol=1e-9)
     start, _ = agent.policy.sample(obs[:, :1], noise[:, 0, :1])
