@@ -114,8 +114,8 @@ LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "learning_starts": (0, 10**12),
     "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1),
     "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2), "eval_frequency": (1, 10**12),
-    "checkpoint_frequency": (0, 10**12),
-    "eval_episodes": (1, 10**4), "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
+    "checkpoint_frequency": (0, 10**12), "eval_episodes": (1, 10**4),
+    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
     "step_size": (0, 100), "leapfrog_steps": (1, 1000),
 }
 # fmt: on
@@ -440,7 +440,6 @@ def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: i
     An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
     training, and all policies evaluated at one step meet the same starts.
     """
-
     for row in envs:
         row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
     starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
@@ -519,8 +518,9 @@ class Checkpoints:
                 path.unlink()
 
     def load(self, replay: Replay) -> dict:
-        """The newest checkpoint whose files are all whole; puts its rows into the replay."""
-        for path in sorted(self.folder.glob("step-*.pt"), key=lambda path: -int(path.stem[5:])):
+        """The newest checkpoint whose files are all whole, its rows put into the replay; {} before the first one."""
+        paths = sorted(self.folder.glob("step-*.pt"), key=lambda path: -int(path.stem[5:]))
+        for path in paths:
             try:
                 state = read_file(path)
                 for start, stop in state["rows"]:
@@ -533,6 +533,9 @@ class Checkpoints:
             replay.size.fill_(min(replay.added, replay.rows.shape[1]))
             self.rows, self.kept = state["rows"], [(path.name, state["rows"])]
             return state
+        table = self.folder.parent / "evaluations.csv"
+        if not paths and len(table.read_text().splitlines() if table.exists() else []) < 2:  # killed at its very start
+            return {}
         fail(f"--resume {self.folder.parent}: no checkpoint there is whole; start the run again")
 
 
@@ -848,18 +851,19 @@ def quiet():
 
 def make_env(env_id: str, video: bool = False) -> gym.Env:
     """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
+    bullet = "Bullet" in env_id
+    if bullet and importlib.util.find_spec("pybullet_envs_gymnasium") is None:
+        fail(f"--env-id {env_id} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium")
     try:
-        with warnings.catch_warnings(), quiet() if "Bullet" in env_id else contextlib.nullcontext():
+        with warnings.catch_warnings(), quiet() if bullet else contextlib.nullcontext():
             warnings.simplefilter("ignore")  # that a v5 exists is no news here
-            if "Bullet" in env_id:
+            if bullet:
                 importlib.import_module("pybullet_envs_gymnasium")
             env = gym.make(env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if video else {}))
-            if video or "Bullet" in env_id:  # whose simulator starts, and greets, at its first reset
+            if video or bullet:  # whose simulator starts, and greets, at its first reset
                 env.reset()
             if video and not isinstance(env.render(), np.ndarray):  # find out now whether this machine can render
                 raise RuntimeError("it draws no rgb_array")
-    except ModuleNotFoundError as error:
-        fail(f"--env-id {env_id} needs the package {error.name}: pip install {error.name}")
     except gym.error.UnregisteredEnv:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
         fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
@@ -891,8 +895,7 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     act, learn, policies = fast(agent, replay)
     run = Run(args, given, list(policies))
     step, evaluated, saved, size, actions = 0, 0, -1, 0, None
-    if args.resume:
-        state = run.checkpoints.load(replay)
+    if args.resume and (state := run.checkpoints.load(replay)):
         step, evaluated, saved, size, run.last = (state[k] for k in ("step", "evaluated", "step", "csv", "last"))
         actions = None if state["actions"] is None else state["actions"].numpy()
         for mine, kept in zip(agent.tensors(), state["agent"], strict=True):

@@ -449,10 +449,7 @@ def test_bullet_is_quiet(tmp_path):
 
 
 def test_missing_bullet(capfd, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr(sac.importlib, "import_module", missing)
+    monkeypatch.setattr(sac.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as stop:
         sac.train(quick(sac, env_id=BULLET[0]))
     line = f"--env-id {BULLET[0]} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium"

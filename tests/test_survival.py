@@ -210,6 +210,22 @@ def test_the_checkpoint_before_is_used(script, capfd):
     assert (folder / "evaluations.csv").read_text() == table
 
 
+def test_killed_before_the_first_checkpoint(script, capfd):
+    """Such a run has lost nothing and begins again; one that has evaluations but no checkpoint is left alone."""
+    whole, part, old = (trained(script) for _ in range(3))
+    for folder in (part, old):
+        for path in (folder / "checkpoints").iterdir():
+            path.unlink()
+    table = part / "evaluations.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    assert resumed(script, part) == 0 and same(script, whole, part)
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stop:
+        resumed(script, old)
+    assert stop.value.code == 2 and f"--resume {old}: no checkpoint there is whole" in capfd.readouterr().err
+    assert before == {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+
+
 def test_a_stranger_file_runs_no_code(script, tmp_path):
     """A checkpoint with a right checksum that would call a function is refused by torch.load itself."""
 
