@@ -689,8 +689,10 @@ def fast(agent: Agent, replay: Replay) -> tuple:
     """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
     if agent.args.compile:
         torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
+        options = None if agent.args.cuda else {"cpp_wrapper": True}  # calls each kernel from C++, not from Python
         agent.critic_gradients, agent.policy_gradients, agent.act = (
-            torch.compile(f, dynamic=False) for f in (agent.critic_gradients, agent.policy_gradients, agent.act)
+            torch.compile(f, dynamic=False, options=options)
+            for f in (agent.critic_gradients, agent.policy_gradients, agent.act)
         )
     with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
         libc = ctypes.CDLL(None)

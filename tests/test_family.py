@@ -105,12 +105,10 @@ def test_a_run_goes_on_to_the_bit(member, monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+@pytest.mark.parametrize("member", [nf, baseline1], ids=["nf", "b1"])  # test_fast.py has the pair
 def test_compiled_updates_equal_plain_ones(member):
-    if member in (sac, hpo):
-        pytest.skip("test_fast.py has the pair")
     agents = [agent_of(member, num_seeds=2) for _ in range(2)]
     replay = member.Replay(2, 10, 11, 3, torch.device("cpu"))
-    agents[1].args.compile = True
     for agent in agents:
         agent.args.compile = agent is agents[1]
         act, _, _ = member.fast(agent, replay)
