@@ -3,17 +3,21 @@
     python analysis/collect.py runs/Hopper-v4__sac_hpo_continuous__1__1795222647 [more run folders ...]
 
 The file is the runs' evaluations.csv below comment lines that name the command, commit and machine of each. Runs
-may hold different seeds of the same arguments; seeds are refused twice, and different arguments too. Flags of the
-method on the command line become part of the file's name.
+may hold different seeds of the same arguments; seeds are refused twice, and different arguments too. Values of
+the method other than the script's own on that environment become part of the file's name.
 """
 
 import csv
+import importlib
 import json
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "ablations")]
 PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video")
 PLACE += ("compile", "cuda_graphs", "checkpoint_frequency", "resume")  # nothing of the method
+LENGTH = ("env_id", "total_timesteps", "eval_frequency", "eval_episodes")  # nor these tell arms of a script apart
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco")
 
 
@@ -25,21 +29,27 @@ def fail(message: str):
 def command(config: dict) -> str:
     """The command line that gives these arguments."""
     folder = "" if config["script"].startswith("sac_") else "ablations/"
-    words = ["python", f"{folder}{config['script']}.py"]
+    return " ".join(["python", f"{folder}{config['script']}.py", *given_flags(config)])
+
+
+def given_flags(config: dict) -> list[str]:
+    """The flags of a run's command line."""
+    words = []
     for name, value in config["args"].items():
         if config["source"][name] == "command line":
             flag = name.replace("_", "-")
             words += (
                 [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
             )
-    return " ".join(words)
+    return words
 
 
 def variant(config: dict) -> list[str]:
-    """The flags of the method on the command line, as parts of a file's name: they tell arms of one script apart."""
-    given = {name for name, source in config["source"].items() if source == "command line"}
-    given -= {*PLACE, "env_id", "total_timesteps"}
-    flags = [(name.replace("_", "-"), value) for name, value in config["args"].items() if name in given]
+    """Values of the method that are not the script's own on this environment, as parts of a file's name."""
+    args = config["args"]
+    own = vars(importlib.import_module(config["script"]).parse(["--env-id", args["env_id"]])[0])
+    names = [name for name in own if name not in (*PLACE, *LENGTH) and args.get(name, own[name]) != own[name]]
+    flags = [(name.replace("_", "-"), args[name]) for name in names]
     return [name if value is True else f"no-{name}" if value is False else f"{name}-{value}" for name, value in flags]
 
 
@@ -77,7 +87,7 @@ if __name__ == "__main__":
     if len(sys.argv) < 2:
         fail("name at least one run folder")
     name, text = collect([Path(folder) for folder in sys.argv[1:]])
-    path = Path(__file__).parent.parent / "results" / name
+    path = ROOT / "results" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     print(f"{path.name}: {text.count(chr(10))} lines")

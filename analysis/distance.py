@@ -4,12 +4,12 @@
     python analysis/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__1795241545    # -> results/distance/
     python analysis/distance.py draw results/distance/*.csv --output docs/distance.png
 
-`train` is `sac_hpo_continuous.py`, which it imports, and measures every 1,000 steps, on the batch of that update, the
-move a_K - a_0 before the clamp, once with the momentum of training and once with exploration's. With the forces that
-the trajectory met, a leapfrog is linear in ρ_0 and in F = σ g + (1 - σ) T, so the move is exactly the sum of
-three: what the momentum alone, σ g alone (explicit gradient) and (1 - σ) T alone (implicit gradient) would do. A
-distance is the root mean square over batch and action dimensions, where [-1, 1] is the range of an action.
-`played` is the move that is left after the clamp.
+`train` is `sac_hpo_continuous.py`, which it imports (go on with a stopped run by it too), and measures every 1,000
+steps, on the batch of that update, the move a_K - a_0 before the clamp, once with the momentum of training and once
+with exploration's. With the forces that the trajectory met, a leapfrog is linear in ρ_0 and in F = σ g + (1 - σ) T,
+so the move is exactly the sum of three: what the momentum alone, σ g alone (explicit gradient) and (1 - σ) T alone
+(implicit gradient) would do. A distance is the root mean square over batch and action dimensions, where [-1, 1] is
+the range of an action. `played` is the move that is left after the clamp.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import torch
+from collect import given_flags, variant
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -104,12 +105,12 @@ def read(path: Path) -> dict:
 
 
 def collect(folder: Path) -> Path:
-    """Copies a run's distances to results/distance/, with the command that made them."""
+    """Copies a run's distances, all of its seeds, to results/distance/, below the command that made them."""
     config = json.loads((folder / "config.json").read_text())
-    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in config["args"].items()
-                     if config["source"][k] == "command line")  # fmt: skip
-    path = ROOT / "results" / "distance" / f"{config['args']['env_id'].replace('/', '_')}.csv"
+    name = "__".join([config["args"]["env_id"].replace("/", "_"), *variant(config)])
+    path = ROOT / "results" / "distance" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
+    flags = " ".join(given_flags(config))
     lines = [f"# python analysis/distance.py train {flags}", f"#   commit {config['commit']}; {config['device']}"]
     rows = [",".join(map(str, [*key, *values])) for key, values in sorted(read(folder / "distances.csv").items())]
     path.write_text("\n".join([*lines, ",".join(COLUMNS), *rows]) + "\n")
@@ -158,5 +159,11 @@ if __name__ == "__main__":
         raise SystemExit(2)
     if options.what == "draw":
         draw(options.paths, options.output)
-    for path in options.paths if options.what == "collect" else ():
-        print(collect(path))
+    elif len({json.loads((path / "config.json").read_text())["args"]["env_id"] for path in options.paths}) < len(
+        options.paths
+    ):
+        print("distance: two runs of one environment: train all seeds in one run, with --num-seeds", file=sys.stderr)
+        raise SystemExit(2)
+    else:
+        for path in options.paths:
+            print(collect(path))

@@ -28,7 +28,7 @@ import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "ablations")]
 
 
 @dataclasses.dataclass
@@ -49,7 +49,7 @@ class Args:
 
 def run(script: str, flags: list[str], folder: Path, kill_after: float | None = None) -> tuple[int, str, float]:
     """Exit code, folder and seconds of training of a run; SIGKILL ends it `kill_after` seconds after its start."""
-    command = [sys.executable, "-u", str(ROOT / f"{script}.py"), *flags]
+    command = [sys.executable, "-u", importlib.import_module(script).__file__, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env=environment)  # fmt: skip

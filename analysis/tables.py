@@ -77,9 +77,10 @@ def differences_table(paths: list[Path], against: str = "sac_continuous") -> str
         for name, (left, right) in measures.items():
             low, high = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
             rows.append([env_id, script, name, f"{left.mean() - right.mean():+.0f}", f"[{low:+.0f}, {high:+.0f}]"])
-    return (
-        table(["environment", "script", "measure", f"difference to {against}", "95 % interval"], rows) if rows else ""
-    )
+    if len(paths) > 1 and not plain:
+        print(f"tables: {against} is not among the files, so no differences to it", file=sys.stderr)
+    head = ["environment", "script", "measure", f"difference to {against}", "95 % interval"]
+    return table(head, rows) if rows else ""
 
 
 def readings_table(paths: list[Path]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -53,6 +54,27 @@ def results():
         paths.append(Path(name))
         paths[-1].write_text(text)
     return paths
+
+
+def test_arms_of_one_script_have_names_of_their_own():
+    """By values: a default said aloud is no arm, nor is the rhythm of evaluations, and a table row is the default."""
+
+    def named(script, **values):
+        own = vars(importlib.import_module(script).parse(["--env-id", "Ant-v4"])[0])
+        config = {"script": script, "args": own | values, "source": dict.fromkeys(own, "command line")}
+        return collect.variant(config)
+
+    assert named("sac_hpo_continuous") == named("sac_hpo_continuous", leapfrog_steps=3, eval_frequency=77) == []
+    assert named("sac_continuous", seed=4, num_seeds=2, total_timesteps=7, compile=False) == []
+    assert named("sac_hpo_continuous", evolve_target=True, momentum_std_explore=0.5) == [
+        "momentum-std-explore-0.5",
+        "evolve-target",
+    ]
+    assert named("baseline3", leapfrog_state=True, policy_layers=2) == ["policy-layers-2", "leapfrog-state"]
+    assert tables.split(Path("Ant-v4__sac_hpo_continuous__evolve-target__alpha-0.1.csv")) == [
+        "Ant-v4",
+        "sac_hpo_continuous --evolve-target --alpha-0.1",
+    ]
 
 
 def test_collected_files_hold_the_runs(results):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import FAMILY
+
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 
@@ -34,15 +36,26 @@ def test_every_reading_is_listed_and_marked_in_the_code():
         assert re.search(rf"\bD{number}\b", code), number
 
 
-def test_readme_lists_every_flag_with_its_default():
-    text = (ROOT / "README.md").read_text()
-    for name, value in vars(hpo.Args()).items():
+def test_readme_lists_every_flag_with_its_default_and_its_scripts():
+    text, short = (
+        (ROOT / "README.md").read_text(),
+        {"sac": "SAC", "hpo": "HPO", "nf": "NF", "b1": "1", "b2": "2", "b3": "3"},
+    )
+    have = {}
+    for key, script in FAMILY.items():
+        for name, value in vars(script.Args()).items():
+            have.setdefault(name, ([], {str(value)}))[0].append(short.get(key, key))
+            have[name][1].add(str(value))
+    assert re.findall(r"^\| `--([\w-]+)`", text, re.M) and len(re.findall(r"^\| `--", text, re.M)) == len(have)
+    for name, (scripts, values) in have.items():
         flag = f"`--{name.replace('_', '-')}`"
-        row = next((line for line in text.splitlines() if line.startswith(f"| {flag}")), "")
-        shown = row.split("|")[2].strip() if row else "missing"
+        row = next((line for line in text.splitlines() if line.startswith(f"| {flag}")), "| | | |")
+        shown = [cell.strip() for cell in row.split("|")[2:4]]
         words = {"True": "on", "False": "off", "None": "none"}
-        default = "if there is one" if name == "cuda" else words.get(str(value), str(value))
-        assert shown.replace(",", "") == default, (flag, shown, default)
+        (value,) = values  # the same in every script
+        default = "if there is one" if name == "cuda" else words.get(value, value)
+        where = "all" if len(scripts) == len(FAMILY) else ", ".join(scripts)
+        assert [shown[0], shown[1].replace(",", "")] == [where, default], (flag, shown, where, default)
 
 
 def test_ci_runs_the_readmes_test_command():

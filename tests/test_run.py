@@ -271,7 +271,7 @@ def command(script, *flags, **options):
 
 
 def test_plain_lines_on_a_pipe_and_ctrl_c(script):
-    """The issue's usage as a process; on a pipe plain lines; Ctrl-C leaves readable results and code 130."""
+    """README's usage as a process; on a pipe plain lines; Ctrl-C leaves readable results and code 130."""
     extra = ["--leapfrog-steps", "2"] if script is hpo else []
     flags = ["--learning-starts", "50", "--eval-frequency", "60", "--eval-episodes", "1", "--batch-size", "8"]
     process = command(script, "--env-id", "Pendulum-v1", *extra, *flags, stderr=subprocess.PIPE)
