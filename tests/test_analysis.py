@@ -153,10 +153,10 @@ def test_throughput_measures_the_scripts(tmp_path, capfd):
     for row in rows:
         rate = float(row["steps/s"])
         assert float(row["over the peer"].split()[0]) == pytest.approx(rate / 50, abs=0.01)
-        assert float(row["seed-steps/s"]) == pytest.approx(rate * int(row["seeds"]), rel=0.01)
+        assert float(row["seed-steps/s"]) == pytest.approx(rate * int(row["seeds"]), abs=0.1 * int(row["seeds"]))
         assert 0 < float(row["share"].rstrip("%")) < 100
     assert float(rows[2]["time over SAC"]) == pytest.approx(
-        float(rows[0]["steps/s"]) / float(rows[2]["steps/s"]), abs=0.01
+        float(rows[0]["steps/s"]) / float(rows[2]["steps/s"]), rel=0.05
     )
     assert "| sac_hpo_continuous | 2 | 2 |" in capfd.readouterr().out
 

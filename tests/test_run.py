@@ -300,7 +300,7 @@ def test_progress_bar_on_a_terminal(script):
     termios.tcsetwinsize(child, (24, 120))
     flags = "--env-id Drift-v0 --total-timesteps 300 --learning-starts 290 --eval-frequency 100 --batch-size 8".split()
     code = f"import conftest, sys, {script.SCRIPT} as s; sys.exit(s.train(*s.parse(sys.argv[1:])))"
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
     argv = [sys.executable, "-c", code, "--no-cuda", "--no-compile", *flags]
     process = subprocess.Popen(argv, stdout=child, stderr=child,
                                env=os.environ | {"PYTHONPATH": path})  # fmt: skip

@@ -152,7 +152,7 @@ def test_a_signal_writes_a_checkpoint(script, number, monkeypatch, capfd):
     go, before = start(script)
     assert go() == 128 + number
     folder = (set(Path().glob("runs/*")) - before).pop()
-    assert f"go on with: python {script.SCRIPT}.py --resume {folder}\n" in capfd.readouterr().out
+    assert f"go on with: python {os.path.relpath(script.__file__)} --resume {folder}\n" in capfd.readouterr().out
     assert survival.last_checkpoint(script.SCRIPT, folder)["step"] == 71
     evaluate = script.evaluate
     monkeypatch.setattr(script, "evaluate", lambda *a: os.kill(os.getpid(), number) or evaluate(*a))
@@ -170,7 +170,7 @@ def add(*a):
     os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM); print("still here")
 s.Replay.add = add
 s.train(conftest.quick(s))"""
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
     assert done.returncode == 128 + signal.SIGTERM and b"still here" not in done.stdout
 
@@ -251,7 +251,7 @@ def limited(*a):
     add(*a)
 s.Replay.add = limited
 sys.exit(s.train(*s.parse(sys.argv[1:])))"""
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
     flags = "--env-id Drift-v0 --total-timesteps 130 --learning-starts 40 --batch-size 16 --eval-frequency 50"
     flags += " --eval-episodes 2 --num-seeds 2 --no-cuda --no-compile"
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
