@@ -2,6 +2,7 @@
 
     python analysis/distance.py train --env-id Hopper-v4 --num-seeds 4           # SAC-HPO's flags, --resume too
     python analysis/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__1795241545    # -> results/distance/
+    python analysis/distance.py table results/distance/*.csv
     python analysis/distance.py draw results/distance/*.csv --output docs/distance.png
 
 `train` is `sac_hpo_continuous.py`, which it imports (go on with a stopped run by it too), and measures every 1,000
@@ -117,6 +118,20 @@ def collect(folder: Path) -> Path:
     return path
 
 
+def table(paths: list[Path]) -> None:
+    """Prints the first and the last measurement: each part's mean over seeds, and its smallest and largest seed."""
+    print(f"| environment | momentum | step | {' | '.join(PARTS)} |\n|{' --- |' * (3 + len(PARTS))}")
+    for path in sorted(paths):
+        cells = read(path)
+        steps, seeds = (sorted({key[i] for key in cells}) for i in (0, 1))
+        for momentum in ("train", "explore"):
+            for step in (steps[0], steps[-1]):
+                values = torch.tensor([cells[step, seed, momentum] for seed in seeds])
+                spread = zip(values.mean(0).tolist(), values.amin(0).tolist(), values.amax(0).tolist())
+                shown = " | ".join(f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in spread)
+                print(f"| {path.stem} | {momentum} | {step:,} | {shown} |")
+
+
 def draw(paths: list[Path], output: Path) -> None:
     """A panel for each environment and momentum: each part's mean over seeds, and its smallest and largest seed."""
     import matplotlib
@@ -138,6 +153,7 @@ def draw(paths: list[Path], output: Path) -> None:
                                   color=drawn.get_color())  # fmt: skip
             name = "training" if momentum == "train" else "exploration"
             axis.set(title=f"{path.stem}, {name}, {len(seeds)} seeds", xlabel="thousand steps", yscale="log")
+            axis.set_ylim(bottom=1e-3)  # less than this moves nothing
             axis.grid(alpha=0.3, which="both")
         line[0].set_ylabel("distance, action units")
     axes[0, 0].legend(ncols=2, fontsize=8)
@@ -149,7 +165,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["train"]:
         sys.exit(train(sys.argv[2:]))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["train", "collect", "draw"], help="train: SAC-HPO's flags follow")
+    parser.add_argument("what", choices=["train", "collect", "table", "draw"], help="train: SAC-HPO's flags follow")
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, or CSV files of results/distance/")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "distance.png")
     options = parser.parse_args()
@@ -159,6 +175,8 @@ if __name__ == "__main__":
         raise SystemExit(2)
     if options.what == "draw":
         draw(options.paths, options.output)
+    elif options.what == "table":
+        table(options.paths)
     elif len({json.loads((path / "config.json").read_text())["args"]["env_id"] for path in options.paths}) < len(
         options.paths
     ):

@@ -405,7 +405,7 @@ def test_parts_of_a_move(std):
         )
 
 
-def test_measuring_changes_nothing(monkeypatch):
+def test_measuring_changes_nothing(monkeypatch, capsys):
     """A measured run equals an unmeasured one, and leaves a row a seed and momentum."""
     monkeypatch.setattr(hpo, "LOG_EVERY", 10)
     monkeypatch.setattr(distance, "EVERY", 20)
@@ -426,6 +426,11 @@ def test_measuring_changes_nothing(monkeypatch):
     table = Path("Drift-v0.csv")
     table.write_text((measured / "distances.csv").read_text())
     distance.draw([table], figure)
+    distance.table([table])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| Drift")]
+    assert [row[2] for row in rows] == ["60", "100"] * 2
+    noise = [value[0] for key, value in distance.read(table).items() if key[0] == 60 and key[2] == "train"]
+    assert rows[0][3].startswith(f"{sum(noise) / 2:.3f} ({min(noise):.3f} to")
     assert figure.stat().st_size > 5000
 
 
