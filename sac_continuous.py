@@ -220,8 +220,7 @@ class Agent(nn.Module):
         self.log_alpha = nn.Parameter(torch.full((args.num_seeds, 1), math.log(args.alpha)), args.autotune)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.to(device)
-        self.actor_parameters = list(self.policy.parameters())
-        self.policy_optimizer = Adam(self.actor_parameters, args.policy_lr)
+        self.policy_optimizer = Adam(self.policy.parameters(), args.policy_lr)
         self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
         self.alpha_optimizer = Adam([self.log_alpha], args.q_lr)
 

@@ -294,8 +294,8 @@ class Agent(nn.Module):
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.force = Force(init, obs_dim, act_dim, args.leapfrog_hidden, args.leapfrog_state)
         self.to(device)
-        self.actor_parameters = [*self.policy.parameters(), *(self.force.parameters() if args.leapfrog_steps else ())]
-        self.policy_optimizer = Adam(self.actor_parameters, args.policy_lr)
+        trained = [*self.policy.parameters(), *(self.force.parameters() if args.leapfrog_steps else ())]
+        self.policy_optimizer = Adam(trained, args.policy_lr)
         self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
         self.alpha_optimizer = Adam([self.log_alpha], args.q_lr)
 

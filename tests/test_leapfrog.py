@@ -197,7 +197,7 @@ def policy_gradient(agent, q, obs, noise, hold):
         a = a + args.step_size * rho
         rho = (rho - args.step_size / 2 * force(a)) * math.sqrt(beta[k - 1] / beta[k])
     loss = (args.alpha * log_prob - q(a.clamp(-1, 1))).mean(-1).sum()
-    return torch.autograd.grad(loss, agent.actor_parameters)
+    return torch.autograd.grad(loss, agent.policy_optimizer.parameters)
 
 
 def distance(left, right):
@@ -208,7 +208,7 @@ def test_policy_gradient_equals_double_backward():
     """On ReLU critics holding g constant changes nothing; on smooth ones it does (the negative control)."""
     agent, obs = agent_of(hpo, num_seeds=2, leapfrog_steps=3, step_size=0.3), normals(2, 64, 11)
     noise = normals(2, 3, 64, 3, seed=9)
-    ours = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.actor_parameters)
+    ours = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.policy_optimizer.parameters)
     double = policy_gradient(agent, min_q(agent, obs), obs, noise, hold=False)
     assert distance(ours, double) < 1e-9
     assert distance(policy_gradient(agent, min_q(agent, obs), obs, noise, hold=True), double) < 1e-9
@@ -306,7 +306,7 @@ def test_clamped_coordinates_get_no_gradient():
     agent, obs, noise = agent_of(hpo, momentum_std_train=50.0, alpha=1e-9), normals(1, 64, 11), normals(1, 3, 64, 3)
     loss, _, actions = agent.policy_loss(obs, noise.sign() * 1.0)
     assert (actions.abs() > 1).all()  # a momentum of ±50 throws everything out
-    assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.actor_parameters)) < 1e-6
+    assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.policy_optimizer.parameters)) < 1e-6
 
 
 def test_state_in_force_is_optional():

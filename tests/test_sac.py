@@ -151,7 +151,10 @@ def test_seeds_have_no_gradient_in_each_other(member):
     batch, noise = batch_of(3, 16), normals(3, 3, 16, 3, seed=6)
     q_loss, _ = agent.critic_loss(*batch, noise)
     policy_loss, _, _ = agent.policy_loss(batch[0], noise)
-    for losses, parameters in ((q_loss.sum(1), list(agent.critic.parameters())), (policy_loss, agent.actor_parameters)):
+    for losses, parameters in (
+        (q_loss.sum(1), list(agent.critic.parameters())),
+        (policy_loss, agent.policy_optimizer.parameters),
+    ):
         for seed in range(3):
             gradients = torch.autograd.grad(losses[seed], parameters, retain_graph=True)
             for gradient in gradients:
