@@ -35,6 +35,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -125,9 +126,10 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(S, B, in) -> (N, out, B)."""
         x = x if self.twins == 1 else x.repeat_interleave(2, dim=0)
-        for weight, bias in list(zip(self.layers[::2], self.layers[1::2]))[:-1]:
+        *hidden, last, last_bias = self.layers
+        for weight, bias in zip(hidden[::2], hidden[1::2]):
             x = self.activate(torch.baddbmm(bias, x, weight))
-        return torch.baddbmm(self.layers[-1], self.layers[-2], x.mT)
+        return torch.baddbmm(last_bias, last, x.mT)
 
 
 class Critic(Network):
@@ -284,7 +286,7 @@ class Agent(nn.Module):
         with torch.no_grad():
             torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
         seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
-        return {k: v.detach() for k, v in (seen | {"actions": actions, "replayed": batch[1]}).items()}
+        return seen | {"actions": actions, "replayed": batch[1]}
 
     def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What an update returned, as scalars (S,) under the names of the logs."""
@@ -298,9 +300,9 @@ class Agent(nn.Module):
         return metrics
 
     def refuse_faults(self, metrics: dict[str, torch.Tensor], seeds: range, step: int) -> None:
-        """Raises Fault if a metric (S,) or a parameter is not finite."""
+        """Raises Fault if a parameter or a metric (S,) is not finite."""
         sums = {f"parameter {k}": p.detach().view(len(seeds), -1).sum(1) for k, p in self.named_parameters()}
-        for name, values in (metrics | sums).items():
+        for name, values in (sums | metrics).items():
             for seed, value in zip(seeds, values.tolist()):
                 if not math.isfinite(value):
                     raise Fault(f"{name} of seed {seed} at step {step}")
@@ -348,53 +350,47 @@ class Replay:
         return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
 
 
+def random_seed(seed: int, step: int, number: int = 0, use: int = 0) -> int:
+    """What each random stream starts from. The place in the run alone decides it, so no random state is ever saved,
+    and a seed draws the same whichever seeds run beside it. `use` is 0 for episodes, 1 for noise, 2 for warm-up."""
+    return int(np.random.SeedSequence([seed, step, number, use]).generate_state(1)[0])
+
+
 class Draws:
-    """A random stream for each seed, so that a seed draws the same whichever seeds run beside it."""
+    """The random numbers of each update, drawn for BLOCK steps at once."""
 
     def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
-        states = [np.random.SeedSequence([seed, 1]).generate_state(1)[0] for seed in seeds]  # unlike the weights'
-        self.streams = [torch.Generator(device).manual_seed(int(state)) for state in states]
+        self.seeds, self.stream, self.block = seeds, torch.Generator(device), -1
         self.shapes, self.split = (acting, updating), math.prod(acting)
         self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
         self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
-        self.fill()
 
-    def step(self) -> list[torch.Tensor]:
-        """The numbers of one step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
-        if self.used == BLOCK:
-            self.fill()
-        normal, uniform = self.normal[:, self.used], self.uniform[:, self.used]
-        self.used += 1
+    def step(self, step: int) -> list[torch.Tensor]:
+        """The numbers of a step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
+        if self.block != step // BLOCK:
+            self.block = step // BLOCK
+            for seed, normal, uniform in zip(self.seeds, self.normal, self.uniform):
+                self.stream.manual_seed(random_seed(seed, self.block, use=1))
+                normal.normal_(generator=self.stream), uniform.uniform_(generator=self.stream)
+        normal, uniform = self.normal[:, step % BLOCK], self.uniform[:, step % BLOCK]
         parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
         return [part.view(-1, *shape) for part, shape in parts] + [uniform]
-
-    def fill(self) -> None:
-        """Draws the next block, and keeps the states from which a resumed run draws it again."""
-        self.used, self.states = 0, [stream.get_state() for stream in self.streams]
-        for normal, uniform, stream in zip(self.normal, self.uniform, self.streams):
-            normal.normal_(generator=stream), uniform.uniform_(generator=stream)
-
-    def load(self, states: list[torch.Tensor], used: int) -> None:
-        for stream, state in zip(self.streams, states):
-            stream.set_state(state)
-        self.fill()
-        self.used = used
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
 @torch.no_grad()
-def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device) -> tuple:
+def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=()) -> tuple:
     """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
 
     An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
-    training, and all policies evaluated at one step meet the same starts.
+    training, and all policies evaluated at one step meet the same starts. A signal cuts it short.
     """
     for row in envs:
         row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
-    starts = [[np.random.SeedSequence([s, step, e]).generate_state(1)[0] for e in range(len(envs[0]))] for s in seeds]
-    obs = np.array([[env.reset(seed=int(n))[0] for env, n in zip(*row)] for row in zip(envs, starts)])
+    starts = [[random_seed(s, step, e) for e in range(len(envs[0]))] for s in seeds]
+    obs = np.array([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)])
     returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
-    while running.any():
+    while running.any() and not signals:
         actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
         for i, e in np.argwhere(running):
             obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
@@ -405,21 +401,17 @@ def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: i
 
 
 # ------------------------------------------------------------------------------------------------------------ survival
-class Damaged(Exception):
-    """A file of a checkpoint that is missing, cut short or altered."""
-
-
 class Fault(Exception):
     """A number that is not finite: what, of which seed, at which step."""
 
 
-def write_file(path: Path, content) -> None:
+def write_file(path: Path, content, checksum: bool = True) -> None:
     """Writes beside, syncs, renames: under its name a file is whole or absent. Its SHA-256 stands in front."""
     data, beside = io.BytesIO(), path.with_suffix(".part")
     torch.save(content, data)
     try:
         with beside.open("wb") as file:
-            file.write(hashlib.sha256(data.getbuffer()).digest())
+            file.write(hashlib.sha256(data.getbuffer()).digest() if checksum else b"")
             file.write(data.getbuffer())
             file.flush()
             os.fsync(file.fileno())
@@ -430,10 +422,10 @@ def write_file(path: Path, content) -> None:
 
 
 def read_file(path: Path):
-    """What `write_file` wrote; runs no code that a file may hold. Raises Damaged."""
+    """What `write_file` wrote; runs no code that a file may hold. ValueError if it is missing, cut short or altered."""
     data = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(data[32:]).digest() != data[:32]:
-        raise Damaged(path)
+        raise ValueError(f"{path} is damaged or missing")
     return torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
 
 
@@ -441,7 +433,7 @@ class Checkpoints:
     """The two newest checkpoints of a run. Replay rows lie in files of their own, each what was new at a checkpoint."""
 
     def __init__(self, folder: Path):
-        self.folder, self.rows, self.kept = folder / "checkpoints", [], []
+        self.folder, self.kept = folder / "checkpoints", []  # names and the spans of rows that they need
         self.folder.mkdir(exist_ok=True)
         self.lock = filelock.FileLock(folder / "lock")
         try:
@@ -451,16 +443,16 @@ class Checkpoints:
 
     def save(self, state: dict, replay: Replay) -> None:
         """Rows first, then the checkpoint that needs them, and only then goes what neither kept one needs."""
-        capacity, saved = replay.rows.shape[1], self.rows[-1][1] if self.rows else 0
-        oldest, rows = max(0, replay.added - capacity), self.rows
-        if replay.added > saved:
+        rows, capacity, step = self.kept[-1][1] if self.kept else [], replay.rows.shape[1], state["step"]
+        saved, oldest = rows[-1][1] if rows else 0, max(0, step - capacity)
+        if step > saved:
             start = max(oldest, saved)
-            new = replay.rows[:, torch.arange(start, replay.added, device=replay.rows.device) % capacity]
-            write_file(self.folder / f"rows-{start}-{replay.added}.pt", new.cpu())
-            rows = [*(span for span in self.rows if span[1] > oldest), (start, replay.added)]
-        name = f"step-{state['step']}.pt"
-        write_file(self.folder / name, state | {"rows": rows, "added": replay.added})
-        self.rows, self.kept = rows, [*(kept for kept in self.kept[-1:] if kept[0] != name), (name, rows)]
+            new = replay.rows[:, torch.arange(start, step, device=replay.rows.device) % capacity]
+            write_file(self.folder / f"rows-{start}-{step}.pt", new.cpu())
+            rows = [*(span for span in rows if span[1] > oldest), (start, step)]
+        name = f"step-{step}.pt"
+        write_file(self.folder / name, state | {"rows": rows})
+        self.kept = [*(kept for kept in self.kept[-1:] if kept[0] != name), (name, rows)]
         needed = {name for name, _ in self.kept} | {f"rows-{a}-{b}.pt" for _, rows in self.kept for a, b in rows}
         for path in self.folder.iterdir():
             if path.name not in needed:
@@ -475,12 +467,12 @@ class Checkpoints:
                 for start, stop in state["rows"]:
                     ring = torch.arange(start, stop, device=replay.rows.device) % replay.rows.shape[1]
                     replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
-            except Damaged as damaged:
-                print(f"{SCRIPT}: {damaged} is damaged or missing: {path.name} cannot be used", file=sys.stderr)
+            except ValueError as error:
+                print(f"{SCRIPT}: {error}: {path.name} cannot be used", file=sys.stderr)
                 continue
-            replay.added = state["added"]
+            replay.added = state["step"]
             replay.size.fill_(min(replay.added, replay.rows.shape[1]))
-            self.rows, self.kept = state["rows"], [(path.name, state["rows"])]
+            self.kept = [(path.name, state["rows"])]
             return state
         table = self.folder.parent / "evaluations.csv"
         if not paths and len(table.read_text().splitlines() if table.exists() else []) < 2:  # killed at its very start
@@ -489,19 +481,15 @@ class Checkpoints:
 
 
 class Episodes:
-    """The environments of all seeds, and what brings their episodes back in any deterministic simulator: each one's
-    random state before its last reset, and the actions since."""
-
-    NUMBERS = "obs", "returns", "lengths", "over"
+    """The environments of all seeds. Its seed and number decide how an episode starts; with the actions since, which
+    a checkpoint keeps, they bring it back in any deterministic simulator."""
 
     def __init__(self, envs: list[gym.Env], seeds: range):
-        self.envs, self.before, self.actions = envs, [""] * len(envs), [[] for _ in envs]
-        self.returns, self.lengths, self.over = (np.zeros(len(envs), kind) for kind in (float, int, bool))
+        self.envs, self.seeds, self.numbers, self.actions = envs, seeds, [0] * len(envs), [[] for _ in envs]
+        self.returns, self.over = np.zeros(len(envs)), np.zeros(len(envs), bool)
         mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")  # it steps outside the GIL
         self.pool = concurrent.futures.ThreadPoolExecutor(4) if mujoco and len(envs) > 7 else None
-        for env, seed in zip(envs, seeds):
-            env.action_space.seed(seed)
-        self.obs = np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])
+        self.obs = np.array([env.reset(seed=random_seed(seed, 0))[0] for env, seed in zip(envs, seeds)])
 
     def step(self, actions: np.ndarray) -> list[np.ndarray]:
         """Observations, rewards and terminated after actions (S, d); what is `over` then waits for `begin`."""
@@ -515,41 +503,33 @@ class Episodes:
         for past, action in zip(self.actions, actions):
             past.append(action)
         self.obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
-        self.returns, self.lengths, self.over = self.returns + rewards, self.lengths + 1, terminated | truncated
+        self.returns, self.over = self.returns + rewards, terminated | truncated
         return self.obs.copy(), rewards, terminated
 
-    def begin(self, i: int) -> None:
-        """A new episode of the i-th seed."""
-        before = json.dumps(self.envs[i].unwrapped.np_random.bit_generator.state)
-        self.obs[i], self.before[i], self.actions[i] = self.envs[i].reset()[0], before, []
-        self.returns[i], self.lengths[i], self.over[i] = 0, 0, False
+    def begin(self, i: int, number: int | None = None) -> None:
+        """The i-th seed's next episode, or the one with this number."""
+        number = self.numbers[i] + 1 if number is None else number
+        self.obs[i] = self.envs[i].reset(seed=random_seed(self.seeds[i], 0, number))[0]
+        self.numbers[i], self.actions[i], self.returns[i], self.over[i] = number, [], 0, False
 
     def state(self) -> dict:
         """For a checkpoint: `load` of it plays the episodes in progress again."""
-        spaces = [json.dumps(env.action_space.np_random.bit_generator.state) for env in self.envs]
         actions = [torch.from_numpy(np.array(past, np.float32)) for past in self.actions]
-        numbers = {name: torch.from_numpy(getattr(self, name).copy()) for name in self.NUMBERS}
-        return {"before": list(self.before), "spaces": spaces, "actions": actions} | numbers
+        return {"numbers": list(self.numbers), "actions": actions, "obs": torch.from_numpy(self.obs.copy())}
 
     def load(self, state: dict) -> None:
-        self.before, first = state["before"], self.obs
         if "FlagrunHarder" in self.envs[0].spec.id:  # with its loose cube; PyBullet's other Humanoids are exact
             why = "PyBullet rounds this task's contacts differently from one simulator to the next"
             print(f"{SCRIPT}: {why}: the resumed run may part from the uninterrupted one", file=sys.stderr)
-        for name in self.NUMBERS:
-            setattr(self, name, state[name].numpy())
-        for i, env in enumerate(self.envs):
-            env.action_space.np_random.bit_generator.state = json.loads(state["spaces"][i])
-            obs = first[i]
-            if self.before[i]:
-                env.unwrapped.np_random.bit_generator.state = json.loads(self.before[i])
-                obs = env.reset()[0]
-            self.actions[i] = list(state["actions"][i].numpy())
-            for action in self.actions[i]:
-                obs = env.step(action)[0]
-            if not np.array_equal(obs, self.obs[i]):
+        for i, (number, actions, obs) in enumerate(zip(state["numbers"], state["actions"], state["obs"].numpy())):
+            self.begin(i, number)
+            for action in actions.numpy():
+                self.obs[i], reward, terminated, truncated, _ = self.envs[i].step(action)
+                self.returns[i], self.over[i] = self.returns[i] + reward, terminated or truncated
+                self.actions[i].append(action)
+            if not (same := np.array_equal(obs, self.obs[i])):
                 print(f"{SCRIPT}: the simulator is not deterministic; environment {i} begins anew", file=sys.stderr)
-            if self.over[i] or not np.array_equal(obs, self.obs[i]):
+            if self.over[i] or not same:
                 self.begin(i)
 
 
@@ -632,7 +612,7 @@ class Run:
         for origin in dict.fromkeys(source.values()):
             print(f"  {origin}: {', '.join(f'{k} {v}' for k, v in values.items() if source[k] == origin)}", flush=True)
         self.columns = ["step", "seed", "episode", "return", "length", *(f"return_{name}" for name in readings[1:])]
-        self.last, self.rate, self.signal, self.evaluating = "none yet", 0.0, 0, False
+        self.last, self.rate, self.signals = "none yet", 0.0, []
         self.handlers = {n: signal.signal(n, self.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def open(self, step: int = 0, size: int = 0) -> None:
@@ -645,8 +625,8 @@ class Run:
             print(*self.columns, sep=",", file=self.csv, flush=True)
         (self.folder / "config.part").write_text(json.dumps(self.config, indent=2) + "\n")
         (self.folder / "config.part").replace(self.folder / "config.json")
-        purge = {"purge_step": step + 1} if step else {}
-        self.writers, self.tracked = [SummaryWriter(self.folder / f"seed-{seed}", **purge) for seed in self.seeds], []
+        self.writers = [SummaryWriter(self.folder / f"seed-{seed}", purge_step=step + 1) for seed in self.seeds]
+        self.tracked = []
         if self.args.track:
             import wandb
 
@@ -661,12 +641,10 @@ class Run:
         self.said = self.start
 
     def on_signal(self, number: int, _) -> None:
-        """The first signal ends the run after this step, or at once in an evaluation; a second one kills."""
-        if self.signal:
+        """The first signal ends the run after this step of training or evaluation; a second one kills."""
+        if self.signals:
             os._exit(128 + number)
-        self.signal = number
-        if self.evaluating:
-            raise KeyboardInterrupt
+        self.signals.append(number)
 
     def save(self, state: dict, replay: Replay) -> None:
         """A checkpoint, after the logs that it counts on."""
@@ -731,10 +709,10 @@ def table_row(env_id: str) -> str:
 
 def parse(argv: list[str]) -> tuple[Args, set[str]]:
     """The arguments in force, and the names of those on the command line, which win over the paper's tables."""
-    line = " ".join(argv)
-    env_id = (re.findall(r"--env[-_]id[= ](\S+)", line) or [Args.env_id])[-1]
+    line = "\0".join(argv)
+    env_id = (re.findall("--env[-_]id[=\0]([^\0]+)", line) or [Args.env_id])[-1]
     default = Args(env_id=env_id, **dict(zip(TABLE_FIELDS, TABLE[table_row(env_id)])))
-    folder, config = (re.findall(r"--resume[= ](\S+)", line) or [None])[-1], {}
+    folder, config = (re.findall("--resume[=\0]([^\0]+)", line) or [None])[-1], {}
     if folder:
         try:
             config = json.loads(Path(folder, "config.json").read_text())
@@ -770,9 +748,9 @@ def check(args: Args) -> None:
     if args.learning_starts >= args.total_timesteps:
         fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
     if args.cuda and not torch.cuda.is_available():
-        fail("--cuda: PyTorch finds no GPU; leave the flag out, or install a CUDA build of torch")
+        fail("--cuda: PyTorch finds no GPU; start with --no-cuda, or install a CUDA build of torch")
     if args.compile and not (args.cuda or shutil.which(os.environ.get("CXX", "g++"))):
-        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or add --no-compile")
+        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or start with --no-compile")
     for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
         if getattr(args, flag) and importlib.util.find_spec(package) is None:
             fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
@@ -780,33 +758,30 @@ def check(args: Args) -> None:
         import wandb
 
         try:
-            known, why = wandb.login(prompt=False), "no account is known"
-        except Exception as error:  # a refused key, no network
-            known, why = False, str(error)
-        if not known:
-            fail(f"--track: {why}; run `wandb login`, or set WANDB_MODE=offline")
+            if not wandb.login(prompt=False):
+                raise ValueError("no account is known")
+        except Exception as error:  # also a refused key, no network
+            fail(f"--track: {error}; run `wandb login`, or set WANDB_MODE=offline")
 
 
 @contextlib.contextmanager
 def quiet():
     """Keeps off the terminal what a library prints, in C or in Python."""
 
-    def flush():
+    def redirect(out: int, err: int) -> None:
         sys.stdout.flush(), sys.stderr.flush()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).fflush(None)  # C's buffers
+        os.dup2(out, 1), os.dup2(err, 2)
 
-    flush()
-    kept = [os.dup(stream) for stream in (1, 2)]
+    kept = os.dup(1), os.dup(2)
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1), os.dup2(nowhere.fileno(), 2)
+        redirect(nowhere.fileno(), nowhere.fileno())
     try:
         yield
     finally:
-        flush()
-        for stream, old in zip((1, 2), kept):
-            os.dup2(old, stream)
-            os.close(old)
+        redirect(*kept)
+        os.close(kept[0]), os.close(kept[1])
 
 
 def make_env(env_id: str, video: bool = False) -> gym.Env:
@@ -860,95 +835,93 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
         actions = None if state["actions"] is None else state["actions"].numpy()
         for mine, kept in zip(agent.tensors(), state["agent"], strict=True):
             mine.copy_(kept)
-        draws.load(*state["draws"])
         episodes.load(state["episodes"])
     run.open(step, size)
     for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
-        film = str(run.folder / f"seed-{seed}" / "videos")
-        row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a resumed run's folder has films already
+            film = str(run.folder / f"seed-{seed}" / "videos")
+            row[0] = gym.wrappers.RecordVideo(row[0], film, episode_trigger=lambda _: True)
 
     def save() -> int:
         """All that the run needs to go on as if nothing had happened; returns the step."""
-        run.evaluating = False  # from here no signal may break in
         agent.refuse_faults({}, seeds, step)
         state = {"step": step, "evaluated": evaluated, "agent": agent.tensors(), "episodes": episodes.state()}
-        state |= {"draws": [draws.states, draws.used], "actions": None if actions is None else torch.tensor(actions)}
-        run.save(state, replay)
+        run.save(state | {"actions": None if actions is None else torch.tensor(actions)}, replay)
         return step
+
+    def refuse(**numbers: np.ndarray) -> None:
+        """Raises Fault where a number (S, ..) is not finite, and names a parameter first: there the cause may lie."""
+        if not all(np.isfinite(x).all() for x in numbers.values()):
+            agent.refuse_faults({k: x.reshape(len(seeds), -1).sum(1) for k, x in numbers.items()}, seeds, step)
 
     exit_code, seen, whole = 0, None, True  # whole: not amid an update, so that a checkpoint can be written
     try:
         while True:
             if due := step > evaluated and step % args.eval_frequency == 0:
-                run.evaluating = True
-                results = {n: evaluate(n, p, eval_envs, seeds, step, device) for n, p in policies.items()}
-                run.evaluating = False
-                run.evaluation(step, results)
-                evaluated = step
+                results = {n: evaluate(n, p, eval_envs, seeds, step, device, run.signals) for n, p in policies.items()}
+                if not run.signals:  # else the resumed run begins it again
+                    run.evaluation(step, results)
+                    evaluated = step
             if step > saved and step % (args.checkpoint_frequency or args.eval_frequency) == 0:
                 saved = save()
             run.progress(step, due)
-            if run.signal or step >= args.total_timesteps:
+            if run.signals or step >= args.total_timesteps:
                 break
 
             if actions is not None:  # an environment failed before it could play them
                 pass
-            elif step >= args.learning_starts and replay.added > 0:
+            elif step >= max(args.learning_starts, 1):
                 whole = False
-                acting, updating, uniform = draws.step()
+                acting, updating, uniform = draws.step(step)
                 state = torch.as_tensor(episodes.obs, dtype=torch.float32, device=device)
                 actions = act(state, acting).cpu().numpy()  # lines 3, 4
                 seen = learn(uniform, updating)  # lines 7 to 10; a GPU does them while the environments step
                 whole = True
             else:
-                actions = np.array([env.action_space.sample() for env in episodes.envs])
+                streams = [np.random.default_rng(random_seed(seed, step, use=2)) for seed in seeds]
+                actions = np.array([stream.uniform(-1, 1, act_dim) for stream in streams], np.float32)
 
             obs = episodes.obs
+            refuse(observation=obs, action=actions)
             next_obs, rewards, terminated = episodes.step(actions)  # line 5
             step, last_actions, actions = step + 1, actions, None
-            for what, values in (("observation", next_obs), ("reward", rewards)):
-                if not np.isfinite(values).all():
-                    agent.refuse_faults({}, seeds, step)  # the cause, if it lies there
-                    raise Fault(f"{what} of seed {seeds[np.argwhere(~np.isfinite(values))[0, 0]]} at step {step}")
+            refuse(observation=next_obs, reward=rewards)
             replay.add(obs, last_actions, rewards, next_obs, terminated)  # line 6; the final observation, not a reset's
-            for i in np.flatnonzero(episodes.over):
-                metrics = {"charts/episodic_return": episodes.returns, "charts/episodic_length": episodes.lengths}
-                run.log(step, metrics, [i])
-                episodes.begin(i)
+            over = np.flatnonzero(episodes.over)
+            lengths = [len(past) for past in episodes.actions]
+            run.log(step, {"charts/episodic_return": episodes.returns, "charts/episodic_length": lengths}, over)
             if seen and step % LOG_EVERY == 0:
                 metrics = agent.metrics(seen)
                 agent.refuse_faults(metrics, seeds, step)
                 run.log(step, metrics | {"charts/SPS": [run.rate] * args.num_seeds})
+            for i in over:
+                episodes.begin(i)
         if step > saved:
             saved = save()
-    except KeyboardInterrupt:  # a signal in an evaluation; the resumed run begins the evaluation again
-        saved = save()
     except Fault as fault:
         print(f"\n{SCRIPT}: not finite: {fault}; the checkpoint of step {saved} is", file=sys.stderr)
         exit_code = 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # an environment failed, say
+            if whole:  # keep what there is, and let the traceback tell
+                saved = save()
             raise
         kept = "no checkpoint was written" if saved < 0 else f"the checkpoint of step {saved} is whole"
         print(f"\n{SCRIPT}: {error.strerror} at step {step}; {kept}", file=sys.stderr)
         exit_code = 1
-    except Exception:  # an environment failed, say: keep what there is, and let the traceback tell
-        if whole:
-            saved = save()
-        raise
     finally:
         with contextlib.suppress(OSError):
             contents = {"step": step, "args": run.config["args"], "agent": agent.state_dict()}
-            torch.save(contents, run.folder / "agent.part")
-            (run.folder / "agent.part").replace(run.folder / "agent.pt")
+            write_file(run.folder / "agent.pt", contents, checksum=False)
         for env in [*episodes.envs, *(env for row in eval_envs for env in row)]:
             env.close()
         run.close()
-    ended = "stopped" if run.signal or exit_code else "done"
+    ended = "stopped" if run.signals or exit_code else "done"
     print(f"{ended} at step {step}, {run.rate:.1f} steps/s: {run.folder}")
     if ended == "stopped" and saved >= 0:
-        print(f"go on with: python {os.path.relpath(__file__)} --resume {run.folder}")
-    return 128 + run.signal if run.signal else exit_code
+        print(f"go on with: python {shlex.quote(os.path.relpath(__file__))} --resume {shlex.quote(str(run.folder))}")
+    return 128 + run.signals[0] if run.signals else exit_code
 
 
 if __name__ == "__main__":

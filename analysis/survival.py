@@ -124,8 +124,8 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
             replay.added = count
             replay.size.fill_(count)
             start = time.perf_counter()
-            for _ in range(40):
-                _, noise, uniform = draws.step()
+            for i in range(40):
+                _, noise, uniform = draws.step(count + i)
                 agent.update(replay.sample(uniform), noise)
                 episodes.step(np.zeros((1, act_dim), np.float32))
                 if episodes.over[0]:
@@ -133,7 +133,7 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
             step = (time.perf_counter() - start) / 40
             start = time.perf_counter()
             state = {"step": count, "agent": agent.tensors(), "episodes": episodes.state()}
-            checkpoints.save(state | {"draws": [draws.states, draws.used]}, replay)
+            checkpoints.save(state, replay)
             seconds = time.perf_counter() - start
             size = sum(path.stat().st_size for path in checkpoints.folder.iterdir())
             replay_size = 4 * replay.rows[:, :count].numel()

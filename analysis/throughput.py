@@ -93,7 +93,7 @@ def replay_rate(module, args) -> float:
     replay.rows.normal_(), replay.size.fill_(10_000)
     act, learn, _ = module.fast(agent, replay)
     draws = module.Draws(range(args.num_seeds), *agent.noise_shapes(), args.batch_size, device)
-    acting, updating, uniform = draws.step()
+    acting, updating, uniform = draws.step(0)
     state = torch.randn(args.num_seeds, obs_dim, device=device)
     act(state, acting), learn(uniform, updating)
     torch.cuda.synchronize()

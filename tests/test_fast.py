@@ -31,7 +31,7 @@ def trained(script, updates, prepare, device=CPU, dtype=torch.double, **flags):
         action = np.tanh(rng.normal(size=(2, 3)))
         replay.add(rng.normal(size=(2, 11)), action, rng.normal(size=2), rng.normal(size=(2, 11)), rng.random(2) < 0.1)
         if i >= 20:
-            acting, updating, uniform = draws.step()
+            acting, updating, uniform = draws.step(i)
             actions.append(act(obs, acting).clone())
             seen = learn(uniform, updating)
             if i % 10 == 0:  # evaluating between two updates

@@ -168,8 +168,8 @@ def test_a_seed_learns_the_same_in_any_company(member):
     many, alone = (agent_of(member, double=False, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
     draws = [draws_of(member, agent, seeds) for agent, seeds in ((many, range(1, 4)), (alone, range(2, 3)))]
     batch = [x.float() for x in batch_of(3, 256)]
-    for _ in range(3):
-        (acting, noise, _), (acting1, noise1, _) = draws[0].step(), draws[1].step()
+    for i in range(3):
+        (acting, noise, _), (acting1, noise1, _) = draws[0].step(i), draws[1].step(i)
         many.update(batch, noise)
         alone.update([x[1:2] for x in batch], noise1)
     obs = batch[0][:, 0]
@@ -188,7 +188,7 @@ def test_no_leapfrog_steps_is_sac_to_the_bit(autotune):
     draws = draws_of(sac, left, range(1, 3)), draws_of(hpo, right, range(1, 3))
     for i in range(5):
         batch, obs = [x.float() for x in batch_of(2, 256, seed=10 * i)], normals(2, 11, seed=i).float()
-        (acting, noise, _), (acting1, noise1, _) = draws[0].step(), draws[1].step()
+        (acting, noise, _), (acting1, noise1, _) = draws[0].step(i), draws[1].step(i)
         a, b = left.update(batch, noise), right.update(batch, noise1)
         assert all(torch.equal(a[name], b[name]) for name in a)
         assert torch.equal(left.act(obs, acting), right.act(obs, acting1))
@@ -232,12 +232,15 @@ def test_replay(script, capacity, added, seeds, draw):
 
 
 def test_draws(script):
-    """Each seed has a stream of its own, unlike the one that made its weights; uniforms lie in [0, 1)."""
+    """Each seed has a stream of its own, unlike the one that made its weights, in which a step has its place; uniforms
+    lie in [0, 1)."""
     draws, again = (script.Draws(seeds, (2, 3), (3, 50, 3), 40, CPU) for seeds in (range(3, 6), range(4, 5)))
-    steps, theirs = ([[x.clone() for x in d.step()] for _ in range(script.BLOCK + 5)] for d in (draws, again))
+    steps, theirs = ([[x.clone() for x in d.step(7 + i)] for i in range(script.BLOCK + 5)] for d in (draws, again))
     assert [x.shape for x in steps[0]] == [(3, 2, 3), (3, 3, 50, 3), (3, 40)]
     for left, right in zip(steps, theirs):
         assert all(torch.equal(x[1:2], y) for x, y in zip(left, right))
+    for i in (script.BLOCK + 4, 0, 3):  # back and forth, as after a resume
+        assert all(torch.equal(x, y) for x, y in zip(steps[i], draws.step(7 + i)))
     acting, updating, uniform = (torch.cat([x.flatten(1) for x in parts], 1) for parts in zip(*steps))
     normal = torch.cat([acting, updating], 1)
     assert (

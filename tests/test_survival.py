@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import filelock
@@ -26,14 +27,14 @@ ROOT = Path(__file__).parent.parent
 class Failing(Drift):
     """Drift that raises at a given step of a given episode, as often as `budget` allows, in any of its copies."""
 
-    where, budget = ("step", 0), 0
+    where, budget, error = ("step", 0), 0, ValueError
 
     def fails(self, what):
         if Failing.where[0] == what and Failing.budget > 0:
             Failing.where = (what, Failing.where[1] - 1)
             if Failing.where[1] < 0:
                 Failing.budget -= 1
-                raise ValueError("the simulator broke")
+                raise Failing.error("the simulator broke")
 
     def reset(self, seed=None, options=None):
         self.fails("reset")
@@ -52,6 +53,20 @@ class Restless(Drift):
         return obs + np.float32(np.frombuffer(os.urandom(4), np.uint32)[0] / 2**40), reward, *rest
 
 
+class OwnRandom(Drift):
+    """A simulator with a generator of its own, which a reset's seed starts and steps use."""
+
+    def reset(self, seed=None, options=None):
+        if seed is not None:
+            self.own = np.random.default_rng(seed)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs + np.float32(self.own.normal()), *rest
+
+
+gym.register("OwnRandom-v0", OwnRandom, max_episode_steps=20)
 gym.register("Failing-v0", Failing, max_episode_steps=20)
 gym.register("Restless-v0", Restless, max_episode_steps=20)
 
@@ -70,6 +85,7 @@ def trained(script, **flags):
 
 
 def resumed(script, folder, *flags):
+    time.sleep(1 - time.time() % 1)  # TensorBoard orders a process's files by the second
     return script.train(*script.parse(["--resume", str(folder), *flags]))
 
 
@@ -108,6 +124,7 @@ def test_a_longer_run_is_the_longer_run(script, monkeypatch):
     whole = trained(script, total_timesteps=230, autotune=True)
     part = trained(script, total_timesteps=130, autotune=True)
     assert not same(script, whole, part)
+    part = part.rename("a run")  # with a space in its name
     assert resumed(script, part, "--total-timesteps", "230") == 0
     assert same(script, whole, part) and scalars(whole) == scalars(part)
     assert json.loads((part / "config.json").read_text())["args"]["total_timesteps"] == 230
@@ -127,7 +144,12 @@ def test_a_ring_that_came_round(script):
 
 def test_a_checkpoint_writes_only_what_is_new(script, monkeypatch):
     written, original = [], script.write_file
-    monkeypatch.setattr(script, "write_file", lambda path, x: written.append((path.name, x)) or original(path, x))
+
+    def write_file(path, content, **flags):
+        written.append((path.name, content))
+        original(path, content, **flags)
+
+    monkeypatch.setattr(script, "write_file", write_file)
     trained(script, checkpoint_frequency=20)
     rows = {name: x.shape[1] for name, x in written if name.startswith("rows")}
     assert rows == {f"rows-{n}-{min(n + 20, 130)}.pt": min(20, 130 - n) for n in range(0, 130, 20)}
@@ -151,17 +173,44 @@ def test_a_signal_writes_a_checkpoint(script, number, monkeypatch, capfd):
     monkeypatch.setattr(script.Replay, "add", add)
     go, before = start(script)
     assert go() == 128 + number
+    monkeypatch.setattr(script.Replay, "add", original)
     folder = (set(Path().glob("runs/*")) - before).pop()
     assert f"go on with: python {os.path.relpath(script.__file__)} --resume {folder}\n" in capfd.readouterr().out
     assert survival.last_checkpoint(script.SCRIPT, folder)["step"] == 71
     evaluate = script.evaluate
-    monkeypatch.setattr(script, "evaluate", lambda *a: os.kill(os.getpid(), number) or evaluate(*a))
+
+    def interrupted(*arguments):
+        assert arguments[-1] == []  # no signal so far
+        monkeypatch.setattr(script, "evaluate", evaluate)
+        os.kill(os.getpid(), number)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(script, "evaluate", interrupted)
     assert resumed(script, folder) == 128 + number  # in the evaluation of step 100
     state = survival.last_checkpoint(script.SCRIPT, folder)
     assert (state["step"], state["evaluated"]) == (100, 50)
-    monkeypatch.setattr(script, "evaluate", evaluate)
     assert resumed(script, folder) == 0 and same(script, whole, folder)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_does_not_wait_for_an_evaluation(script, monkeypatch):
+    """It comes in the step that an evaluation follows: not a step of that is played, and resumed it is the same run."""
+    whole, original, steps = trained(script), script.Replay.add, []
+
+    def add(replay, *arguments):
+        original(replay, *arguments)
+        if replay.added == 100:
+            os.kill(os.getpid(), signal.SIGTERM)
+            patch.setattr(Drift, "step", lambda *a: steps.append(1))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Replay, "add", add)
+        go, before = start(script)
+        assert go() == 128 + signal.SIGTERM and steps == []
+    folder = (set(Path().glob("runs/*")) - before).pop()
+    state = survival.last_checkpoint(script.SCRIPT, folder)
+    assert (state["step"], state["evaluated"]) == (100, 50)
+    assert resumed(script, folder) == 0 and same(script, whole, folder)
 
 
 def test_a_second_signal_exits_at_once(script):
@@ -186,7 +235,7 @@ def test_every_truncation_and_flipped_bit_is_recognised(script):
         bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
         for content in (bytes(bad), good[: rng.randrange(len(good))]):
             path.write_bytes(content)
-            with pytest.raises(script.Damaged, match=path.name):
+            with pytest.raises(ValueError, match=f"{path.name} is damaged or missing"):
                 script.read_file(path)
         path.write_bytes(good)
         script.read_file(path)
@@ -242,7 +291,7 @@ def test_a_stranger_file_runs_no_code(script, tmp_path):
 def test_a_full_disk(script):
     """A limit on the size of files stands in for it: one line, code 1, the last checkpoint whole, and the same run."""
     whole = trained(script)
-    size = next((whole / "checkpoints").glob("step-130.pt")).stat().st_size * 3 // 4
+    size = min((whole / name).stat().st_size for name in ("checkpoints/step-130.pt", "agent.pt")) * 3 // 4
     code = f"""import resource, sys, conftest, {script.SCRIPT} as s
 add, limits = s.Replay.add, iter([None] * 45 + [({size}, {size})])
 def limited(*a):
@@ -347,28 +396,50 @@ def test_simulators_that_send_nonsense(script, what, monkeypatch, capfd):
     assert f"{script.SCRIPT}: not finite: {what} of seed 2 at step 63; the checkpoint of step 50 is" in error
 
 
-@pytest.mark.parametrize("where", [("step", 71 * 2 + 1), ("reset", 2 + 4 + 6), ("evaluation", 0)])
-def test_failures_leave_a_checkpoint_and_a_traceback(script, where, monkeypatch):
-    """An environment that raises in a step, in a reset, or in an evaluation: the resumed run is the same run."""
-    Failing.budget = 0
+def test_a_reset_that_sends_nonsense(script, capfd, monkeypatch):
+    """Its observation is refused before anything is stored or played, in warm-up and later."""
+    original, add, played = script.Episodes.begin, script.Replay.add, []
+
+    def begin(episodes, i, *number):
+        original(episodes, i, *number)
+        episodes.obs[i] = np.nan
+
+    monkeypatch.setattr(script.Episodes, "begin", begin)
+    monkeypatch.setattr(script.Replay, "add", lambda replay, *rows: played.append(rows) or add(replay, *rows))
+    for learning_starts in (40, 15):
+        go, _ = start(script, learning_starts=learning_starts)
+        assert go() == 1 and np.isfinite(np.concatenate([np.ravel(x) for x in sum(played, ())])).all()
+        line = f"{script.SCRIPT}: not finite: observation of seed 1 at step 20; the checkpoint of step 0 is"
+        assert line in capfd.readouterr().err
+    assert len(played) == 40
+
+
+@pytest.mark.parametrize("error", [ValueError, TimeoutError])
+@pytest.mark.parametrize("where", [("step", 30 * 2 + 1), ("step", 143), ("reset", 12), ("evaluation", 0)])
+def test_failures_leave_a_checkpoint_and_a_traceback(script, where, error, monkeypatch):
+    """An environment that raises in a step, in a reset, or in an evaluation: the resumed run is the same run, and no
+    episode's return is missing in TensorBoard."""
+    Failing.budget, Failing.error = 0, error
     whole = trained(script, env_id="Failing-v0")
     go, before = start(script, env_id="Failing-v0")
     original = script.evaluate
     if where[0] == "evaluation":
 
         def evaluate(*arguments):
-            raise ValueError("the simulator broke")
+            raise error("the simulator broke")
 
         monkeypatch.setattr(script, "evaluate", evaluate)
     else:
         Failing.where, Failing.budget = where, 1
-    with pytest.raises(ValueError, match="the simulator broke"):
+    with pytest.raises(error, match="the simulator broke"):
         go()
     folder = (set(Path().glob("runs/*")) - before).pop()
     monkeypatch.setattr(script, "evaluate", original)
     state = survival.last_checkpoint(script.SCRIPT, folder)
-    assert state["step"] > 0 and (folder / "agent.pt").exists()
+    assert state["step"] == 30 if where == ("step", 61) else state["step"] > 0  # amid warm-up
+    assert (folder / "agent.pt").exists()
     assert Failing.budget == 0 and resumed(script, folder) == 0 and same(script, whole, folder)
+    assert scalars(whole) == scalars(folder)
 
 
 def test_simulators_that_are_not_deterministic(script, capfd):
@@ -377,23 +448,24 @@ def test_simulators_that_are_not_deterministic(script, capfd):
     assert resumed(script, folder, "--total-timesteps", "150") == 0
     assert capfd.readouterr().err.count("the simulator is not deterministic; environment") == 2
     state = survival.last_checkpoint(script.SCRIPT, folder)
-    assert state["step"] == 150 and (state["episodes"]["lengths"] == 0).all()  # 130 + 20 steps of an episode
+    assert state["step"] == 150  # 130 and the 20 of an episode, so that the next one is about to begin
+    assert [len(actions) for actions in state["episodes"]["actions"]] == [0, 0]
 
 
-@pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v5", "Humanoid-v4", "Pendulum-v1"])
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v5", "Humanoid-v4", "Pendulum-v1", "OwnRandom-v0"])
 def test_episodes_come_back_to_the_bit(script, env_id):
-    """Real simulators, interrupted within their first and a later episode, then followed for 30 steps."""
+    """Real simulators, and one with a generator of its own, interrupted within their first and a later episode, then
+    followed for 30 steps."""
     rng = np.random.default_rng(1)
     for length in (7, 60):
         left, right = (script.Episodes([script.make_env(env_id)], range(3, 4)) for _ in range(2))
         for _ in range(length):
-            left.step(np.array([left.envs[0].action_space.sample()]))
+            left.step(rng.uniform(-1, 1, (1, *left.envs[0].action_space.shape)).astype(np.float32))
             if left.over[0] or rng.random() < 0.05:
                 left.begin(0)
         right.load(left.state())
         for _ in range(30):
-            actions = np.array([left.envs[0].action_space.sample()])
-            assert np.array_equal(actions[0], right.envs[0].action_space.sample())
+            actions = rng.uniform(-1, 1, (1, *left.envs[0].action_space.shape)).astype(np.float32)
             assert all(np.array_equal(a, b) for a, b in zip(left.step(actions), right.step(actions)))
             if left.over[0]:
                 left.begin(0), right.begin(0)
