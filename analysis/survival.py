@@ -4,7 +4,7 @@
     python analysis/survival.py cost --env-id Hopper-v4 --rows 200000            # seconds a checkpoint, share of a run
 
 `kill` trains once without and once with SIGKILL at random moments, each time resumed by --resume alone, and compares
-weights, optimizer states, random states, replay and evaluations.csv of the last checkpoints. `cost` fills a replay as
+weights, optimizer states, replay, episodes and evaluations.csv of the last checkpoints. `cost` fills a replay as
 a run of the default checkpoint frequency does and times each checkpoint, beside the time of a step measured there.
 """
 
