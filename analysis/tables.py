@@ -2,12 +2,14 @@
 
     python analysis/tables.py results/Hopper-v4__*.csv
     python analysis/tables.py results/HalfCheetah-v4__*.csv --against sac_hpo_continuous
+    python analysis/tables.py results/Hopper-v4__*.csv --steps 50000            # as if the runs had been that long
 
 A return is the mean of an evaluation's episodes. "Best" follows HPO (D16): for each seed the best of its evaluations,
 then mean ± sample standard deviation over seeds. Intervals are 95 %: Welch's for two scripts, Student's for pairs; a
 bootstrap over 4 seeds would be too narrow. Differences are to SAC, or to the script named with --against.
 """
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -16,10 +18,11 @@ import numpy as np
 from scipy import stats
 
 
-def load(path: Path, column: str = "return") -> tuple[np.ndarray, np.ndarray]:
-    """Steps (T,) of a results file, and its episodes (S, T, E) in a column."""
+def load(path: Path, column: str = "return", until: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (T,) of a results file, up to one of them, and its episodes (S, T, E) in a column."""
     with path.open() as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    rows = [row for row in rows if until is None or int(row["step"]) <= until]
     cells = {(int(row["seed"]), int(row["step"]), int(row["episode"])): float(row[column]) for row in rows}
     seeds, steps, episodes = (sorted({key[i] for key in cells}) for i in range(3))
     return np.array(steps), np.array([[[cells[s, t, e] for e in episodes] for t in steps] for s in seeds])
@@ -46,10 +49,10 @@ def table(head: list[str], rows: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
-def returns_table(paths: list[Path]) -> str:
+def returns_table(paths: list[Path], until: int | None = None) -> str:
     rows = []
     for path in paths:
-        steps, episodes = load(path)
+        steps, episodes = load(path, until=until)
         curve = episodes.mean(2)
         each = ", ".join(f"{value:.0f}" for value in curve.max(1))
         best, mean, last = spread(curve.max(1)), curve.mean(0).max(), spread(curve[:, -1])
@@ -61,15 +64,17 @@ def returns_table(paths: list[Path]) -> str:
     return table(head, rows)
 
 
-def differences_table(paths: list[Path], against: str = "sac_continuous") -> str:
-    rows, plain = [], {split(path)[0]: load(path) for path in paths if split(path)[1] == against}
+def differences_table(paths: list[Path], against: str = "sac_continuous", until: int | None = None) -> str:
+    rows, plain = [], {split(path)[0]: load(path, until=until) for path in paths if split(path)[1] == against}
     for path in paths:
         env_id, script = split(path)
         if script == against or env_id not in plain:
             continue
-        (steps, ours), (other_steps, theirs) = load(path), plain[env_id]
+        (steps, ours), (other_steps, theirs) = load(path, until=until), plain[env_id]
         if steps.tolist() != other_steps.tolist():
-            print(f"tables: {path} and {against}'s have other steps: give runs of one length", file=sys.stderr)
+            print(
+                f"tables: {path} and {against}'s have other steps: give runs of one length, or --steps", file=sys.stderr
+            )
             raise SystemExit(2)
         ours, theirs = ours.mean(2), theirs.mean(2)
         measures = {"best": (ours.max(1), theirs.max(1)), "last evaluation": (ours[:, -1], theirs[:, -1])}
@@ -83,11 +88,10 @@ def differences_table(paths: list[Path], against: str = "sac_continuous") -> str
     return table(head, rows) if rows else ""
 
 
-def readings_table(paths: list[Path]) -> str:
+def readings_table(paths: list[Path], until: int | None = None) -> str:
     rows = []
     for path in (path for path in paths if has(path, "return_base")):
-        evolved = load(path)[1]
-        base = load(path, "return_base")[1]
+        evolved, base = (load(path, column, until)[1] for column in ("return", "return_base"))
         gap = (evolved - base).mean(2)
         low, high = stats.ttest_1samp(gap.mean(1), 0).confidence_interval(0.95)
         share = f"{(gap > 0).sum()} of {gap.size}"
@@ -99,12 +103,18 @@ def readings_table(paths: list[Path]) -> str:
 
 
 if __name__ == "__main__":
-    names, against = sys.argv[1:], "sac_continuous"
-    if "--against" in names[:-1]:
-        against = names.pop(names.index("--against") + 1)
-        names.remove("--against")
-    files = sorted(Path(name) for name in names)
-    if not files or not all(path.is_file() for path in files):
-        print("tables: name the CSV files, such as results/*.csv", file=sys.stderr)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--against", default="sac_continuous", help="script to which differences are taken")
+    parser.add_argument("--steps", type=int, help="leave out evaluations after this step")
+    options = parser.parse_args()
+    files, until = sorted(options.files), options.steps
+    if missing := [str(path) for path in files if not path.is_file()]:
+        print(f"tables: {', '.join(missing)} is missing: name CSV files such as results/*.csv", file=sys.stderr)
         raise SystemExit(2)
-    print("\n\n".join(filter(None, (returns_table(files), differences_table(files, against), readings_table(files)))))
+    tables = [
+        returns_table(files, until),
+        differences_table(files, options.against, until),
+        readings_table(files, until),
+    ]
+    print("\n\n".join(filter(None, tables)))

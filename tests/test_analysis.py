@@ -92,6 +92,11 @@ def test_tables(results):
     # Welch by hand: means 6.5 and 11, variances 4.5 and 8, so a standard error of 2.5 and 1.85 degrees of freedom
     assert "| Toy-v0 | sac_hpo_continuous | best | +4 | [-7, +16] |" in tables.differences_table(results)
     assert "| +1.0 | [+1.0, +1.0] | 6 of 6 |" in tables.readings_table(results)
+    for path in results:  # as if the runs had been shorter
+        (steps, whole), (fewer, part) = tables.load(path), tables.load(path, until=200)
+        assert fewer.tolist() == [100, 200] == steps.tolist()[:2] and np.array_equal(part, whole[:, :2])
+    assert "| 2 | 200 |" in tables.returns_table(results, 200) and "4 of 4" in tables.readings_table(results, 200)
+    assert tables.differences_table(results, until=200) != tables.differences_table(results)
 
 
 def test_smoothing():
