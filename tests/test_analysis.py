@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import before_after
+import clamped
 import collect
 import curves
 import numpy as np
 import pytest
 import tables
 import throughput
+from torch.utils.tensorboard import SummaryWriter
 
 RETURNS = {
     "sac_continuous": [[1, 5, 3], [2, 2, 8]],
@@ -102,6 +104,28 @@ def test_tables(results):
 def test_smoothing():
     """Window 5 gives the newest value the weight 1/3; a constant stays."""
     assert np.allclose(curves.smooth(np.array([[0.0, 3.0, 3.0], [7.0, 7.0, 7.0]])), [[0, 1, 5 / 3], [7, 7, 7]])
+
+
+def test_clamped_fractions(capsys, monkeypatch):
+    """Means over 5,000 steps, then over those, of two runs whose events are known."""
+    monkeypatch.setattr(clamped, "ROOT", Path.cwd())
+    folders = [run_folder(f"run{seed}", "sac_continuous", seed, [1]) for seed in (2, 10)]
+    for seed, folder in zip((2, 10), folders):
+        with SummaryWriter(folder / f"seed-{seed}") as writer:
+            for step in range(4_500, 10_001, 500):  # 2 values, then 10
+                writer.add_scalar("charts/clamped_fraction", seed / 100 + (step > 5_000) / 10, step)
+                writer.add_scalar("charts/clamped_fraction_replay", step / 100_000, step)
+    (path,) = clamped.collect(folders)
+    assert path.name == "Toy-v0__sac_continuous.csv" and path.read_text().splitlines()[-5:] == [
+        "step,seed,training,exploration",
+        "5000,2,0.0200,0.0475",
+        "10000,2,0.1200,0.0775",
+        "5000,10,0.1000,0.0475",
+        "10000,10,0.2000,0.0775",
+    ]
+    clamped.table([path])
+    row = "| Toy-v0 | sac_continuous | 2 | 10,000 | 11.0% (7.0% to 15.0%) | 6.2% (6.2% to 6.2%) |"
+    assert capsys.readouterr().out.splitlines()[-1] == row
 
 
 def test_collect_refuses_what_does_not_belong_together(capsys):

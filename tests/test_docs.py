@@ -70,7 +70,7 @@ def test_pages_show_what_their_commands_print():
     for page in ("README.md", "docs/results.md"):
         text = (ROOT / page).read_text()
         quoted = {" ".join(code.split()) for code in re.findall(r"`(python\s[^`]+)`", text)}
-        tables = r"/(tables|before_after)\.py results/|--show results/|distance\.py table"
+        tables = r"/(tables|before_after)\.py results/|--show results/|(distance|clamped)\.py table"
         for command in (c for c in quoted if re.search(tables, c)):
             words = [path for word in command.split()[1:] for path in ([*sorted(ROOT.glob(word))] or [word])]
             done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
