@@ -15,9 +15,10 @@ evolves for K leapfrog steps of size ε on the potential U itself, with temperin
 
 The policy maximises E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) ] (HPO eq. 15 without its last term), and exploration
 evolves its actions too, with a wider momentum. The critics are SAC's. Against `sac_hpo_continuous.py` this tells what
-T_h, σ_h and the normalised gradient are worth: ∇_a U grows with the critics' values, and --normalize-gradient divides
-it by its length. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their
-reasons in docs/method.md.
+T_h and σ_h are worth. ∇_a U grows with the critics' values until it throws actions out of their box, so by default it
+is divided by its length, as SAC-HPO does: with it each of four seeds learned more (docs/results.md), and
+--no-normalize-gradient gives eq. (12) as written. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16"
+are our readings of it, with their reasons in docs/method.md.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
@@ -87,7 +88,7 @@ class Args:
     step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
-    normalize_gradient: bool = False  # divide ∇_a U by its length, as SAC-HPO does; eq. 12 does not
+    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/results.md)
     eval_frequency: int = 10_000  # steps between two evaluations
     eval_episodes: int = 10  # episodes in an evaluation of one seed
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one

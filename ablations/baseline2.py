@@ -13,9 +13,10 @@ the potential U, with tempering, before it is played:
     ρ ← ρ - ε/2 ∇_a U(s, a);   a ← a + ε ρ;   ρ ← ρ - ε/2 ∇_a U(s, a)                      HPO eq. (12)
     ρ ← ρ √(β_{k-1}/β_k),   U(s, a) = -min(Q1, Q2)(s, a)/α                                HPO eq. (17)
 
-Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. ∇_a U grows with the critics' values;
---normalize-gradient divides it by its length. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are
-our readings of it, with their reasons in docs/method.md.
+Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. As in baseline-1, where it was measured
+(docs/results.md), ∇_a U is divided by its length by default; --no-normalize-gradient gives eq. (12) as written.
+"HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons in
+docs/method.md.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
@@ -84,7 +85,7 @@ class Args:
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4)
     step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
-    normalize_gradient: bool = False  # divide ∇_a U by its length, as SAC-HPO does; eq. 12 does not
+    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/results.md)
     eval_frequency: int = 10_000  # steps between two evaluations
     eval_episodes: int = 10  # episodes in an evaluation of one seed
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one

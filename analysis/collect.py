@@ -33,23 +33,25 @@ def command(config: dict) -> str:
 
 
 def given_flags(config: dict) -> list[str]:
-    """The flags of a run's command line."""
-    words = []
-    for name, value in config["args"].items():
-        if config["source"][name] == "command line":
-            flag = name.replace("_", "-")
-            words += (
-                [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-            )
+    """The flags of a run's command line, and those for values that have ceased to be the script's own."""
+    words, given = [], {k: v for k, v in config["args"].items() if config["source"][k] == "command line"}
+    for name, value in (given | unlike(config)).items():
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return words
 
 
-def variant(config: dict) -> list[str]:
-    """Values of the method that are not the script's own on this environment, as parts of a file's name."""
+def unlike(config: dict) -> dict:
+    """Values of the method that are not the script's own on this environment."""
     args = config["args"]
     own = vars(importlib.import_module(config["script"]).parse(["--env-id", args["env_id"]])[0])
     names = [name for name in own if name not in (*PLACE, *LENGTH) and args.get(name, own[name]) != own[name]]
-    flags = [(name.replace("_", "-"), args[name]) for name in names]
+    return {name: args[name] for name in names}
+
+
+def variant(config: dict) -> list[str]:
+    """The same as parts of a file's name."""
+    flags = [(name.replace("_", "-"), value) for name, value in unlike(config).items()]
     return [name if value is True else f"no-{name}" if value is False else f"{name}-{value}" for name, value in flags]
 
 

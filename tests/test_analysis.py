@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import baseline1
 import before_after
 import clamped
 import collect
@@ -77,6 +78,15 @@ def test_arms_of_one_script_have_names_of_their_own():
         "Ant-v4",
         "sac_hpo_continuous --evolve-target --alpha-0.1",
     ]
+
+
+def test_a_collected_command_names_what_was_once_a_default():
+    own = vars(baseline1.parse(["--env-id", "Hopper-v4"])[0])
+    source = dict.fromkeys(own, "default") | {"env_id": "command line"}
+    config = {"script": "baseline1", "args": own | {"normalize_gradient": False}, "source": source}
+    assert collect.command(config) == "python ablations/baseline1.py --env-id Hopper-v4 --no-normalize-gradient"
+    config["args"] = own
+    assert collect.command(config) == "python ablations/baseline1.py --env-id Hopper-v4"
 
 
 def test_collected_files_hold_the_runs(results):
