@@ -641,6 +641,7 @@ class Recorded:
 def fast(agent: Agent, replay: Replay) -> tuple:
     """Acting, learning and the evaluated policies, as fast as the arguments and the machine allow."""
     if agent.args.compile:
+        warnings.filterwarnings("ignore", "TensorFloat32")  # whose 10 bits of precision nobody asked for
         torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
         options = None if agent.args.cuda else {"cpp_wrapper": True}  # calls each kernel from C++, not from Python
         agent.critic_gradients, agent.policy_gradients, agent.act = (
@@ -824,8 +825,9 @@ def check(args: Args) -> None:
         fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
     if args.cuda and not torch.cuda.is_available():
         fail("--cuda: PyTorch finds no GPU; start with --no-cuda, or install a CUDA build of torch")
-    if args.compile and not (args.cuda or shutil.which(os.environ.get("CXX", "g++"))):
-        fail("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or start with --no-compile")
+    variable, *names = ("CC", "gcc", "clang") if args.cuda else ("CXX", "g++")
+    if args.compile and not any(map(shutil.which, [os.environ[variable]] if variable in os.environ else names)):
+        fail(f"--compile needs {' or '.join(names)}, or what {variable} names: install it, or start with --no-compile")
     for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
         if getattr(args, flag) and importlib.util.find_spec(package) is None:
             fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
@@ -903,14 +905,16 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     draws = Draws(seeds, *agent.noise_shapes(), args.batch_size, device)
     replay = Replay(args.num_seeds, min(args.buffer_size, args.total_timesteps), obs_dim, act_dim, device)
     act, learn, policies = fast(agent, replay)
+    state = torch.empty(args.num_seeds, obs_dim, pin_memory=args.cuda)  # what acting sees, in the host's memory
+    fetched = torch.cuda.Event() if args.cuda else None
     run = Run(args, given, list(policies))
     step, evaluated, saved, size, actions = 0, 0, -1, 0, None
-    if args.resume and (state := run.checkpoints.load(replay)):
-        step, evaluated, saved, size, run.last = (state[k] for k in ("step", "evaluated", "step", "csv", "last"))
-        actions = None if state["actions"] is None else state["actions"].numpy()
-        for mine, kept in zip(agent.tensors(), state["agent"], strict=True):
+    if args.resume and (last := run.checkpoints.load(replay)):
+        step, evaluated, saved, size, run.last = (last[k] for k in ("step", "evaluated", "step", "csv", "last"))
+        actions = None if last["actions"] is None else last["actions"].numpy()
+        for mine, kept in zip(agent.tensors(), last["agent"], strict=True):
             mine.copy_(kept)
-        episodes.load(state["episodes"])
+        episodes.load(last["episodes"])
     run.open(step, size)
     for seed, row in zip(seeds, eval_envs if args.capture_video else ()):
         with warnings.catch_warnings():
@@ -921,8 +925,8 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
     def save() -> int:
         """All that the run needs to go on as if nothing had happened; returns the step."""
         agent.refuse_faults({}, seeds, step)
-        state = {"step": step, "evaluated": evaluated, "agent": agent.tensors(), "episodes": episodes.state()}
-        run.save(state | {"actions": None if actions is None else torch.tensor(actions)}, replay)
+        content = {"step": step, "evaluated": evaluated, "agent": agent.tensors(), "episodes": episodes.state()}
+        run.save(content | {"actions": None if actions is None else torch.tensor(actions)}, replay)
         return step
 
     def refuse(**numbers: np.ndarray) -> None:
@@ -949,10 +953,14 @@ def train(args: Args, given: set[str] = frozenset()) -> int:
             elif step >= max(args.learning_starts, 1):
                 whole = False
                 acting, updating, uniform = draws.step(step)
-                state = torch.as_tensor(episodes.obs, dtype=torch.float32, device=device)
-                actions = act(state, acting).cpu().numpy()  # lines 3, 4
+                state.numpy()[:] = episodes.obs
+                played = act(state.to(device, non_blocking=True), acting).to("cpu", non_blocking=True)  # lines 3, 4
+                if fetched:
+                    fetched.record()
                 seen = learn(uniform, updating)  # lines 7 to 10; a GPU does them while the environments step
-                whole = True
+                if fetched:
+                    fetched.synchronize()  # the actions have arrived
+                actions, whole = played.numpy().copy(), True
             else:
                 streams = [np.random.default_rng(random_seed(seed, step, use=2)) for seed in seeds]
                 actions = np.array([stream.uniform(-1, 1, act_dim) for stream in streams], np.float32)

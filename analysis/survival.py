@@ -145,7 +145,8 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
     return table
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> int:
+    """The exit code: 1 if a run on a CPU differs."""
     if args.what == "kill":
         with tempfile.TemporaryDirectory() as folder:
             steps = ["--total-timesteps", str(args.steps_per_kill * args.kills)]
@@ -161,7 +162,8 @@ def main(args: Args) -> None:
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    return int(args.what == "kill" and not args.cuda and bool(differ))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    sys.exit(main(tyro.cli(Args)))

@@ -15,7 +15,6 @@ import baseline2
 import baseline3
 import distance
 import noise_only
-import normflows
 import numpy as np
 import pytest
 import scipy.integrate
@@ -231,6 +230,8 @@ def test_evaluated_action_of_the_flows_is_that_of_no_noise():
 
 def test_flows_agree_with_normflows():
     """The PyPI package normflows, given the same parameters."""
+    import normflows
+
     for seed in range(10):
         flow, z = flow_of(4, seed), normals(2, 30, 4, seed=seed + 7)
         image, log_det = flow(z)

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, normals, quick
+from conftest import SCRIPTS, agent_of, batch_of, normals, quick
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
@@ -134,7 +134,26 @@ def test_recorded_graphs_equal_plain_calls_on_a_gpu(member, compiled):
     device = torch.device("cuda")
     plain, actions, _ = trained(member, 50, fast, device, cuda_graphs=False)
     again, same, _ = trained(member, 50, fast, device, compile=compiled)
-    assert distance(plain, again) < 1e-8 and torch.allclose(actions, same, atol=1e-8)
+    assert distance(plain, again) < 1e-8 and torch.allclose(actions, same, rtol=0, atol=1e-8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_computes_what_a_cpu_does(member, device="cuda"):
+    """Five updates from one state with the same draws, then each policy's actions, in double precision."""
+    outcomes = []
+    for where in (CPU, torch.device(device)):
+        agent = agent_of(member, num_seeds=2, autotune=True).to(where)
+        for optimizer in (agent.policy_optimizer, agent.q_optimizer, agent.alpha_optimizer):
+            optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state moves too
+        acting, updating = agent.noise_shapes()
+        for i in range(5):
+            batch = [x.to(where) for x in batch_of(2, 256, seed=5 * i)]
+            agent.update(batch, normals(2, *updating, seed=i).to(where))
+        obs = normals(2, 11, seed=77).to(where)
+        actions = {"act": agent.act(obs, normals(2, *acting, seed=78).to(where))}
+        actions |= {name: policy(obs[:, None]) for name, policy in agent.readings().items()}
+        outcomes.append({name: x.detach().cpu() for name, x in (agent.state_dict() | actions).items()})
+    assert distance(*outcomes) < 1e-8
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

@@ -450,6 +450,17 @@ def test_bad_input(script, flags, message, capfd, monkeypatch):
     refused(script, capfd, flags.split(), message)
 
 
+@pytest.mark.parametrize("flag, names", [("--no-cuda", r"g\+\+, or what CXX"), ("--cuda", "gcc or clang, or what CC")])
+def test_no_compiler(script, capfd, monkeypatch, flag, names):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("PATH", "")
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    refused(script, capfd, [flag], f"--compile needs {names} names: install it, or start with --no-compile")
+    monkeypatch.setenv("CC" if flag == "--cuda" else "CXX", "nothing-here")
+    refused(script, capfd, [flag], f"--compile needs {names}")
+
+
 def test_refused_credentials(script, capfd, monkeypatch):
     def login(prompt):
         raise RuntimeError("the key is wrong")
