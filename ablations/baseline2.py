@@ -737,8 +737,8 @@ class Run:
         self.bar.set_postfix_str(f"last evaluation {self.last}", refresh=False)
         self.bar.update(step - self.bar.n)
         if self.bar.disable and (line or now - self.said > 30):
-            left, self.said = (self.bar.total - step) / max(self.rate, 1e-9), now
-            told = f"step {step}, {self.rate:.0f} steps/s, {left:.0f} s left, last evaluation {self.last}"
+            left, self.said = f"{(self.bar.total - step) / self.rate:.0f}" if self.rate else "?", now
+            told = f"step {step}, {self.rate:.0f} steps/s, {left} s left, last evaluation {self.last}"
             print(told, flush=True)
 
     def close(self) -> None:

@@ -111,9 +111,11 @@ def collect(folder: Path) -> Path:
     name = "__".join([config["args"]["env_id"].replace("/", "_"), *variant(config)])
     path = ROOT / "results" / "distance" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    flags = " ".join(given_flags(config))
-    lines = [f"# python analysis/distance.py train {flags}", f"#   commit {config['commit']}; {config['device']}"]
-    rows = [",".join(map(str, [*key, *values])) for key, values in sorted(read(folder / "distances.csv").items())]
+    flags, cells = " ".join(given_flags(config)), sorted(read(folder / "distances.csv").items())
+    last, total = cells[-1][0][0], config["args"]["total_timesteps"]
+    about = f"{config['device']}; stopped after step {last}" if last + EVERY <= total else config["device"]
+    lines = [f"# python analysis/distance.py train {flags}", f"#   commit {config['commit']}; {about}"]
+    rows = [",".join(map(str, [*key, *values])) for key, values in cells]
     path.write_text("\n".join([*lines, ",".join(COLUMNS), *rows]) + "\n")
     return path
 
@@ -153,9 +155,9 @@ def draw(paths: list[Path], output: Path) -> None:
                                   color=drawn.get_color())  # fmt: skip
             name = "training" if momentum == "train" else "exploration"
             axis.set(title=f"{path.stem}, {name}, {len(seeds)} seeds", xlabel="thousand steps", yscale="log")
-            axis.set_ylim(bottom=1e-3)  # less than this moves nothing
             axis.grid(alpha=0.3, which="both")
         line[0].set_ylabel("distance, action units")
+        line[0].set_ylim(bottom=1e-3)  # less than this moves nothing
     axes[0, 0].legend(ncols=2, fontsize=8)
     figure.tight_layout()
     figure.savefig(output, dpi=100)

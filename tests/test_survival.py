@@ -161,7 +161,7 @@ def test_a_checkpoint_writes_only_what_is_new(script, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint(script, number, monkeypatch, capfd):
     """Amid training and amid an evaluation: exit code 128 + n, the command that resumes, and the same run after it."""
-    whole = trained(script)
+    handler, whole = signal.getsignal(signal.SIGINT), trained(script)
     original, calls = script.Replay.add, []
 
     def add(*arguments):
@@ -190,7 +190,8 @@ def test_a_signal_writes_a_checkpoint(script, number, monkeypatch, capfd):
     state = survival.last_checkpoint(script.SCRIPT, folder)
     assert (state["step"], state["evaluated"]) == (100, 50)
     assert resumed(script, folder) == 0 and same(script, whole, folder)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "step 100, 0 steps/s, ? s left" in capfd.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_signal_does_not_wait_for_an_evaluation(script, monkeypatch):
