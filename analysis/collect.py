@@ -70,6 +70,9 @@ def collect(folders: list[Path]) -> tuple[str, str]:
         own = set(range(args["seed"], args["seed"] + args["num_seeds"]))
         if len(kinds) > 1 or own & seeds:
             fail(f"{folder} differs from the other runs in its arguments, or repeats a seed: collect it by itself")
+        last = max((int(row[0]) for row in table[1:]), default=0)
+        if last + args["eval_frequency"] <= args["total_timesteps"]:
+            fail(f"{folder} stopped at step {last} of {args['total_timesteps']}: finish it with --resume")
         seeds |= own
         columns.add(",".join(table[0]))
         rows += table[1:]
@@ -80,7 +83,7 @@ def collect(folders: list[Path]) -> tuple[str, str]:
     keys = {tuple(row[:3]) for row in rows}
     steps, episodes = ({key[i] for key in keys} for i in (0, 2))
     if not len(rows) == len(keys) == len(steps) * len(seeds) * len(episodes):
-        fail("the runs were not evaluated at the same steps, or one stopped early: collect finished runs")
+        fail("the runs were not evaluated at the same steps: collect runs of one length")
     name = "__".join([args["env_id"].replace("/", "_"), config["script"], *variant(config)]) + ".csv"
     return name, "\n".join([*head, *columns, *(",".join(row) for row in rows)]) + "\n"
 

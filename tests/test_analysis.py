@@ -24,11 +24,12 @@ RETURNS = {
 }  # seeds × evaluations
 
 
-def run_folder(name, script, seed, curve, gamma=0.99):
+def run_folder(name, script, seed, curve, gamma=0.99, missing=0):
     """A run of one seed: two episodes an evaluation, one below and one above the curve."""
     folder = Path(name)
     folder.mkdir()
     args = {"env_id": "Toy-v0", "seed": seed, "num_seeds": 1, "gamma": gamma, "autotune": False, "cuda": False}
+    args |= {"eval_frequency": 100, "total_timesteps": 100 * max(1, len(curve) + missing)}
     source = dict.fromkeys(args, "default") | {"env_id": "command line", "cuda": "command line"}
     config = {"script": script, "args": args, "source": source, "commit": "c" * 40, "device": "cpu, 1 threads"}
     config |= {"python": "3.11", "packages": {name: "1" for name in collect.PACKAGES}}
@@ -139,7 +140,10 @@ def test_clamped_fractions(capsys, monkeypatch):
 
 
 def test_collect_refuses_what_does_not_belong_together(capsys):
-    one = run_folder("one", "sac_continuous", 1, [1])
+    one, stopped = run_folder("one", "sac_continuous", 1, [1]), run_folder("half", "sac_continuous", 2, [1], missing=1)
+    with pytest.raises(SystemExit):
+        collect.collect([stopped])
+    assert "half stopped at step 100 of 200" in capsys.readouterr().err
     for other in (
         run_folder("same", "sac_continuous", 1, [1]),
         run_folder("unlike", "sac_continuous", 2, [1], gamma=0.9),
