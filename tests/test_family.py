@@ -423,9 +423,12 @@ def test_measuring_changes_nothing(monkeypatch, capsys):
     assert sorted(distance.read(measured / "distances.csv")) == [
         (step, seed, momentum) for step in (60, 80, 100) for seed in (1, 2) for momentum in ("explore", "train")
     ]
-    figure = Path("figure.png")
-    table = Path("Drift-v0.csv")
-    table.write_text((measured / "distances.csv").read_text())
+    monkeypatch.setattr(distance, "ROOT", Path.cwd())
+    figure, table = Path("figure.png"), distance.collect(measured)
+    assert "stopped" not in table.read_text() and distance.read(table) == distance.read(measured / "distances.csv")
+    config = (measured / "config.json").read_text().replace('"total_timesteps": 100', '"total_timesteps": 120')
+    (measured / "config.json").write_text(config)
+    assert "; stopped after step 100\n" in distance.collect(measured).read_text()
     distance.draw([table], figure)
     distance.table([table])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| Drift")]
