@@ -815,7 +815,8 @@ def check(args: Args) -> None:
     if args.learning_starts >= args.total_timesteps:
         fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {args.learning_starts}")
     if args.cuda and not torch.cuda.is_available():
-        fail("--cuda: PyTorch finds no GPU; start with --no-cuda, or install a CUDA build of torch")
+        advice = "resume where there is one" if args.resume else "start with --no-cuda"
+        fail(f"--cuda: PyTorch finds no GPU; {advice}, or install a CUDA build of torch")
     variable, *names = ("CC", "gcc", "clang") if args.cuda else ("CXX", "g++")
     if args.compile and not any(map(shutil.which, [os.environ[variable]] if variable in os.environ else names)):
         fail(f"--compile needs {' or '.join(names)}, or what {variable} names: install it, or start with --no-compile")

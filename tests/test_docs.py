@@ -75,7 +75,7 @@ def test_pages_show_what_their_commands_print():
             words = [path for word in command.split()[1:] for path in ([*sorted(ROOT.glob(word))] or [word])]
             done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
             blocks = [block for block in done.stdout.strip().split("\n\n") if block.startswith("|")]
-            if " --against " in command:  # the returns may stand elsewhere
+            if page == "README.md" and " --against " in command:  # whose returns stand in another table
                 blocks = [block for block in blocks if "difference to" in block.splitlines()[0]]
             assert blocks and all(block in text for block in blocks), command
             covered |= {word for word in words if "tables.py" in command}
