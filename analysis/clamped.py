@@ -35,8 +35,9 @@ def collect(folders: list[Path]) -> list[Path]:
             log.Reload()
             values = {what: [(e.step, e.value) for e in log.Scalars(tag)] for what, tag in TAGS.items()}
             for stop in {-(-step // BIN) * BIN for step, _ in values["training"]}:
-                means = (np.mean([v for step, v in values[what] if stop - BIN < step <= stop]) for what in TAGS)
-                rows[seed, stop] = ",".join([str(stop), str(seed), *(f"{mean:.4f}" for mean in means)])
+                some = {tag: [(n, v) for n, v in values[tag] if stop - BIN < n <= stop] for tag in TAGS}
+                last, means = some["training"][-1][0], [np.mean(some[tag], axis=0)[1] for tag in TAGS]
+                rows[seed, last] = ",".join([str(last), str(seed), *(f"{mean:.4f}" for mean in means)])
     paths = {ROOT / "results" / "clamped" / f"{name}.csv": content for name, content in files.items()}
     for path, (head, rows) in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
