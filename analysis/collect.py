@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "ablations")]
+sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+from runtime.arguments import parse
+
 PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video")
-PLACE += ("compile", "cuda_graphs", "checkpoint_frequency", "resume")  # nothing of the method
+PLACE += ("compile", "cuda_graphs", "checkpoint_frequency", "resume", "keep_agents")  # nothing of the method
 LENGTH = ("env_id", "total_timesteps", "eval_frequency", "eval_episodes")  # nor these tell arms of a script apart
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco")
 
@@ -44,7 +46,7 @@ def given_flags(config: dict) -> list[str]:
 def unlike(config: dict) -> dict:
     """Values of the method that are not the script's own on this environment."""
     args = config["args"]
-    own = vars(importlib.import_module(config["script"]).parse(["--env-id", args["env_id"]])[0])
+    own = vars(parse(importlib.import_module(config["script"]), ["--env-id", args["env_id"]])[0])
     names = [name for name in own if name not in (*PLACE, *LENGTH) and args.get(name, own[name]) != own[name]]
     return {name: args[name] for name in names}
 

@@ -24,7 +24,9 @@ from collect import given_flags, variant
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import sac_hpo_continuous as hpo  # noqa: E402
+import sac_hpo_continuous as hpo
+from runtime.arguments import parse
+from runtime.run import Run
 
 EVERY = 1_000  # steps between two measurements
 PARTS = ("noise", "explicit", "implicit", "total", "played")
@@ -62,40 +64,29 @@ def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) 
 
 def train(flags: list[str]) -> int:
     """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
-    args, given = hpo.parse(flags)
-    batch = []
+    return Measured(hpo, *parse(hpo, flags)).train()
 
-    class Measured(hpo.Agent):
-        def refuse_faults(self, metrics, seeds, step):
-            super().refuse_faults(metrics, seeds, step)
-            if metrics and step % EVERY == 0:
-                path, obs = runs[-1].folder / "distances.csv", batch[-1]
-                generator = torch.Generator(obs.device).manual_seed(step)
-                shape = len(seeds), 2, *obs.shape[1:-1], self.act_dim
-                noise = torch.randn(shape, generator=generator, device=obs.device)
-                with path.open("a") as file:
-                    if not file.tell():
-                        print(*COLUMNS, sep=",", file=file)
-                    for momentum in ("train", "explore"):
-                        parts = moves(self, obs, noise, getattr(self.args, f"momentum_std_{momentum}"))
-                        for i, seed in enumerate(seeds):
-                            sizes = (f"{parts[part][i].square().mean().sqrt():.6g}" for part in PARTS)
-                            print(step, seed, momentum, *sizes, sep=",", file=file)
 
-    class Watched(hpo.Replay):
-        def sample(self, uniform):
-            rows = super().sample(uniform)
-            batch[:] = [rows[0]]
-            return rows
+class Measured(Run):
+    """A run that measures after every EVERY-th update, on the batch of that update."""
 
-    class Seen(hpo.Run):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            runs.append(self)
-
-    runs = []
-    hpo.Agent, hpo.Replay, hpo.Run = Measured, Watched, Seen
-    return hpo.train(args, given)
+    def record(self, metrics) -> None:
+        super().record(metrics)
+        step = self.envs.count + 1  # which this update belongs to
+        if step % EVERY:
+            return
+        obs, agent = self.replay.sample(self.numbers(self.envs.count)[2])[0], self.agent
+        generator = torch.Generator(obs.device).manual_seed(step)
+        shape = len(self.seeds), 2, *obs.shape[1:-1], agent.act_dim
+        noise = torch.randn(shape, generator=generator, device=obs.device)
+        with (self.folder / "distances.csv").open("a") as file:
+            if not file.tell():
+                print(*COLUMNS, sep=",", file=file)
+            for momentum in ("train", "explore"):
+                parts = moves(agent, obs, noise, getattr(self.args, f"momentum_std_{momentum}"))
+                for i, seed in enumerate(self.seeds):
+                    sizes = (f"{parts[part][i].square().mean().sqrt():.6g}" for part in PARTS)
+                    print(step, seed, momentum, *sizes, sep=",", file=file)
 
 
 def read(path: Path) -> dict:

@@ -16,7 +16,12 @@ from collections import defaultdict
 import torch
 from throughput import ROOT, operations, product_rate
 
-sys.path[:0] = [str(ROOT), str(ROOT / "ablations")]
+sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+from runtime import device, run
+from runtime.arguments import parse
+from runtime.logs import Logs
+from runtime.streams import Draws
+
 STARTS, WARM_UP = 300, 300
 
 
@@ -33,17 +38,16 @@ def main(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
 
         return call
 
-    fast, make_env, progress = module.fast, module.make_env, module.Run.progress
+    fast, make_env, progress = device.fast, run.make_env, Logs.progress
 
-    def timed_fast(agent, replay):
-        act, learn, policies = fast(agent, replay)
+    def timed_fast(agent, learn):
+        act, learn, policies = fast(agent, learn)
         for name, part in (("critics' loss and gradients", "critic_gradients"),
                            ("policy's loss and gradients", "policy_gradients")):  # fmt: skip
             setattr(agent, part, timed(name, getattr(agent, part)))
         for optimizer in (agent.q_optimizer, agent.policy_optimizer):
             optimizer.step = timed("Adam", optimizer.step)
-        replay.sample = timed("drawing the batch", replay.sample)
-        shapes.append((agent.args, replay.columns))
+        agents.append(agent)
         return timed("acting", act), timed("updates, all of it", learn), policies
 
     def timed_env(*arguments):
@@ -51,21 +55,24 @@ def main(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
         env.step = timed("environments", env.step)
         return env
 
-    def clocked(run, step, line):
+    def clocked(logs, step, line):
         stamps.append(time.perf_counter())
         if step == STARTS + WARM_UP:
             seconds.clear()
-        progress(run, step, line)
+        progress(logs, step, line)
 
-    shapes = []
-    module.fast, module.make_env, module.Run.progress = timed_fast, timed_env, clocked
+    agents = []
+    device.fast, run.make_env, Logs.progress = timed_fast, timed_env, clocked
     module.Replay.add = timed("storing", module.Replay.add)
-    module.Draws.step = timed("random numbers", module.Draws.step)
+    module.Replay.sample = timed("drawing the batch", module.Replay.sample)
+    Draws.step = timed("random numbers", Draws.step)
     total = STARTS + WARM_UP + steps
     fixed = {"learning-starts": STARTS, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
-    module.train(*module.parse([*argv, "--no-cuda", *(f"--{name}={value}" for name, value in fixed.items())]))
+    flags = [*argv, "--no-cuda", *(f"--{name}={value}" for name, value in fixed.items())]
+    measured = run.Run(module, *parse(module, flags))
+    measured.train()
 
-    args, (obs_dim, act_dim, *_) = shapes[0]
+    args, obs_dim, act_dim = measured.args, measured.envs.obs_dim, measured.envs.act_dim
     k, sees = getattr(args, "leapfrog_steps", 0), getattr(args, "leapfrog_state", False)
     hidden = getattr(args, "leapfrog_hidden", 0)
     needed = operations(obs_dim, act_dim, k, args.policy_layers, hidden, sees, args.batch_size) * args.num_seeds

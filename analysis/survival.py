@@ -28,7 +28,11 @@ import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "ablations")]
+sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+from runtime.arguments import parse
+from runtime.checkpoints import Checkpoints, read_file
+from runtime.environments import Episodes, make_env
+from runtime.streams import Draws
 
 
 @dataclasses.dataclass
@@ -64,13 +68,12 @@ def run(script: str, flags: list[str], folder: Path, kill_after: float | None = 
     return process.returncode, re.search(r"runs/\S+", head).group(), time.monotonic() - start
 
 
-def last_checkpoint(script: str, folder: Path) -> dict:
+def last_checkpoint(folder: Path) -> dict:
     """All that the last checkpoint in a run's folder holds, the replay's rows joined."""
-    module = importlib.import_module(script)
     path = max((folder / "checkpoints").glob("step-*.pt"), key=lambda path: int(path.stem[5:]))
-    state = module.read_file(path)
+    state = read_file(path)
     names = [folder / "checkpoints" / "rows-{}-{}.pt".format(*span) for span in state.pop("rows")]
-    state["replay"] = torch.cat([module.read_file(name) for name in names], dim=1)
+    state["replay"] = torch.cat([read_file(name) for name in names], dim=1)
     return state | {"evaluations": (folder / "evaluations.csv").read_text()}
 
 
@@ -100,7 +103,7 @@ def kill(
         killed += 1
         after = rng.uniform(0, 1.5 * seconds / kills) if killed < kills else None
         code, broken, _ = run(script, ["--resume", broken], folder, after)
-    left, right = (last_checkpoint(script, folder / name) for name in (whole, broken))
+    left, right = (last_checkpoint(folder / name) for name in (whole, broken))
     pairs = zip([*left["agent"], left["replay"]], [*right["agent"], right["replay"]])
     most = max((a - b).abs().max().item() if a.shape == b.shape else float("inf") for a, b in pairs)
     return killed, differences(left, right), most
@@ -109,14 +112,14 @@ def kill(
 def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]:
     """A row for each checkpoint of a run of one seed: rows in the replay, seconds, bytes on disk, share of the time."""
     module = importlib.import_module(script)
-    args, _ = module.parse([f"--env-id={env_id}", "--no-cuda", "--no-compile"])
-    env, device = module.make_env(env_id), torch.device("cpu")
+    args, _ = parse(module, [f"--env-id={env_id}", "--no-cuda", "--no-compile"])
+    env, device = make_env(env_id), torch.device("cpu")
     obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     agent, replay = module.Agent(args, obs_dim, act_dim, device), module.Replay(1, rows, obs_dim, act_dim, device)
-    draws, rng = module.Draws(range(1), *agent.noise_shapes(), args.batch_size, device), np.random.default_rng(0)
-    episodes, table = module.Episodes([env], range(1)), []
+    draws, rng = Draws(range(1), *agent.noise_shapes(), args.batch_size, device), np.random.default_rng(0)
+    episodes, table = Episodes([env], range(1)), []
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        checkpoints = module.Checkpoints(Path(folder))
+        checkpoints = Checkpoints(Path(folder))
         for count in range(every, rows + 1, every):
             replay.rows[:, replay.added : count] = torch.from_numpy(
                 rng.normal(size=replay.rows[:, :every].shape)

@@ -30,6 +30,12 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from runtime import device
+from runtime.arguments import parse
+from runtime.environments import make_env
+from runtime.logs import Logs
+from runtime.run import Run
+from runtime.streams import Draws
 
 
 @dataclasses.dataclass
@@ -86,15 +92,15 @@ def product_rate(num_seeds: int, seconds: float = 0.3) -> float:
 
 def replay_rate(module, args) -> float:
     """Steps per second of the recorded acting and update alone, replayed without environments."""
-    env = module.make_env(args.env_id)
-    obs_dim, act_dim, device = env.observation_space.shape[0], env.action_space.shape[0], torch.device("cuda")
-    agent = module.Agent(args, obs_dim, act_dim, device)
-    replay = module.Replay(args.num_seeds, 10_000, obs_dim, act_dim, device)
+    env = make_env(args.env_id)
+    obs_dim, act_dim, gpu = env.observation_space.shape[0], env.action_space.shape[0], torch.device("cuda")
+    agent = module.Agent(args, obs_dim, act_dim, gpu)
+    replay = module.Replay(args.num_seeds, 10_000, obs_dim, act_dim, gpu)
     replay.rows.normal_(), replay.size.fill_(10_000)
-    act, learn, _ = module.fast(agent, replay)
-    draws = module.Draws(range(args.num_seeds), *agent.noise_shapes(), args.batch_size, device)
+    act, learn, _ = device.fast(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
+    draws = Draws(range(args.num_seeds), *agent.noise_shapes(), args.batch_size, gpu)
     acting, updating, uniform = draws.step(0)
-    state = torch.randn(args.num_seeds, obs_dim, device=device)
+    state = torch.randn(args.num_seeds, obs_dim, device=gpu)
     act(state, acting), learn(uniform, updating)
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -107,17 +113,17 @@ def replay_rate(module, args) -> float:
 def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
     """In a process of its own: trains with a clock beside it and prints what it saw as JSON."""
     module, stamps = importlib.import_module(script), []
-    progress = module.Run.progress
+    progress = Logs.progress
 
-    def clocked(run, step, line):
+    def clocked(logs, step, line):
         stamps.append(time.perf_counter())
-        progress(run, step, line)
+        progress(logs, step, line)
 
-    module.Run.progress, starts = clocked, 300
+    Logs.progress, starts = clocked, 300
     total = starts + warm_up + steps
     fixed = {"learning-starts": starts, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
-    args, given = module.parse([*argv, *(f"--{name}={value}" for name, value in fixed.items())])
-    module.train(args, given)
+    args, source = parse(module, [*argv, *(f"--{name}={value}" for name, value in fixed.items())])
+    Run(module, args, source).train()
     ceiling = replay_rate(module, args) if args.cuda and args.cuda_graphs else product_rate(args.num_seeds)
     rate = steps / (stamps[-1] - stamps[-1 - steps])
     seen = {"rate": rate, "ceiling": ceiling, "threads": torch.get_num_threads(), "layers": args.policy_layers}
@@ -148,7 +154,7 @@ def show(path: Path) -> None:
 def main(args: Args) -> None:
     if args.show:
         return show(args.show)
-    env = importlib.import_module(args.scripts[0]).make_env(args.env_id)
+    env = make_env(args.env_id)
     obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     cells = [
         (script, steps, seeds)
@@ -174,7 +180,7 @@ def main(args: Args) -> None:
                 str(args.steps if args.cuda else max(100, args.steps // seeds)),
             ]
             seen[cell].append(json.loads(run([*worker, *flags]).splitlines()[-1]))
-    device = torch.cuda.get_device_name() if args.cuda else f"{os.cpu_count()} CPU cores"
+    machine = torch.cuda.get_device_name() if args.cuda else f"{os.cpu_count()} CPU cores"
     base = {}
     rows = []
     for cell in cells:
@@ -201,9 +207,9 @@ def main(args: Args) -> None:
             row["over the peer"] = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
         rows.append(row)
     threads = seen[cells[0]][0]["threads"]
-    path = args.output or ROOT / "results/throughput" / f"{re.sub('[^A-Za-z0-9]+', '-', device)}.csv"
+    path = args.output or ROOT / "results/throughput" / f"{re.sub('[^A-Za-z0-9]+', '-', machine)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"env": args.env_id, "device": device, "threads": threads, "torch": torch.__version__, "flags": args.flags}
+    about = {"env": args.env_id, "device": machine, "threads": threads, "torch": torch.__version__, "flags": args.flags}
     about |= {
         "rounds": args.rounds,
         "peer": args.peer_name if args.vs else "",

@@ -1,5 +1,14 @@
 """Small environments and shared fixtures. Everything runs on one CPU thread and in double precision where it counts."""
 
+import sys
+from pathlib import Path
+
+import sac_continuous
+import sac_hpo_continuous
+import sac_nf_continuous
+from runtime.arguments import parse
+from runtime.run import Run, launch  # noqa: F401
+
 import baseline1
 import baseline2
 import baseline3
@@ -9,12 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-import sac_continuous
-import sac_hpo_continuous
-import sac_nf_continuous
-
 torch.set_num_threads(1)
-SCRIPTS = {"sac": sac_continuous, "hpo": sac_hpo_continuous}  # the pair, in which all machinery is tested
+SCRIPTS = {"sac": sac_continuous, "hpo": sac_hpo_continuous}
 ABLATIONS = {"b1": baseline1, "b2": baseline2, "b3": baseline3, "noise": noise_only}
 FAMILY = SCRIPTS | {"nf": sac_nf_continuous} | ABLATIONS
 
@@ -96,6 +101,26 @@ def member(request):
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["script.py"])  # the name before every refusal
+
+
+def train(script, args, source=None):
+    """The exit code of a run."""
+    return Run(script, args, source).train()
+
+
+def newest(before=()):
+    """The folder of the newest run."""
+    return max(set(Path("runs").iterdir()) - set(before), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def resume(script, folder, *flags):
+    """The exit code of a run that goes on."""
+    return train(script, *parse(script, ["--resume", str(folder), *flags]))
+
+
+def script_name(script):
+    return Path(script.__file__).stem
 
 
 def quick(script, **flags):

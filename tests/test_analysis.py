@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from runtime.arguments import parse
+
 import baseline1
 import before_after
 import clamped
@@ -64,7 +66,7 @@ def test_arms_of_one_script_have_names_of_their_own():
     """By values: a default said aloud is no arm, nor is the rhythm of evaluations, and a table row is the default."""
 
     def named(script, **values):
-        own = vars(importlib.import_module(script).parse(["--env-id", "Ant-v4"])[0])
+        own = vars(parse(importlib.import_module(script), ["--env-id", "Ant-v4"])[0])
         config = {"script": script, "args": own | values, "source": dict.fromkeys(own, "command line")}
         return collect.variant(config)
 
@@ -82,7 +84,7 @@ def test_arms_of_one_script_have_names_of_their_own():
 
 
 def test_a_collected_command_names_what_was_once_a_default():
-    own = vars(baseline1.parse(["--env-id", "Hopper-v4"])[0])
+    own = vars(parse(baseline1, ["--env-id", "Hopper-v4"])[0])
     source = dict.fromkeys(own, "default") | {"env_id": "command line"}
     config = {"script": "baseline1", "args": own | {"normalize_gradient": False}, "source": source}
     assert collect.command(config) == "python ablations/baseline1.py --env-id Hopper-v4 --no-normalize-gradient"
@@ -183,6 +185,7 @@ def test_operations_of_a_step():
     assert throughput.operations(11, 3, 2, 2) == expected == 838_375_936
 
 
+@pytest.mark.slow
 def test_throughput_measures_the_scripts(tmp_path, capfd):
     """One round at tiny length, a peer beside it: the table's columns, and ratios that belong to its rates."""
     peer = f"{sys.executable} -c \"print('peer: 50.0 steps/s')\""

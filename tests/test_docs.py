@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import FAMILY
-
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
+
+import pytest
+from conftest import FAMILY
 
 ROOT = Path(sac.__file__).parent
 
@@ -64,6 +65,7 @@ def test_ci_runs_the_readmes_test_command():
     assert command.replace("pip install", "pip install -q") in ci
 
 
+@pytest.mark.slow
 def test_pages_show_what_their_commands_print():
     """Every command that a page quotes for a table of committed results, run again."""
     covered, count = set(), 0

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import importlib.util
 import math
 import os
 import re
@@ -9,6 +10,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import sac_continuous as sac
+import sac_hpo_continuous as hpo
+import sac_nf_continuous as nf
+from runtime import device, run
+from runtime.arguments import parse
+from runtime.environments import Episodes, make_env
+from runtime.messages import Refused
+from runtime.run import launch
 
 import baseline1
 import baseline2
@@ -19,11 +29,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
-from conftest import FAMILY, agent_of, batch_of, normals, quick
-
-import sac_continuous as sac
-import sac_hpo_continuous as hpo
-import sac_nf_continuous as nf
+from conftest import FAMILY, agent_of, batch_of, newest, normals, quick, resume, script_name, train
 
 ROOT = Path(sac.__file__).parent
 OTHERS = {name: script for name, script in FAMILY.items() if script is not sac}
@@ -55,12 +61,14 @@ def definitions(script):
 
 
 @pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
-def test_only_what_the_first_paragraph_names_differs_from_sac(script):
+def test_only_what_the_last_paragraph_names_differs_from_sac(script):
     left, right = definitions(sac), definitions(script)
-    paragraph = " ".join(script.__doc__.split("\n\n")[0].split())
+    paragraph = " ".join(script.__doc__.split("\n\n")[-1].split())
     changes = paragraph.split("Of `sac_continuous.py` it changes ")[1]
     changes, additions = (set(re.findall(r"`([\w.]+)`", part)) for part in changes.split("; it adds "))
     assert {name for name in left.keys() & right.keys() if left[name] != right[name]} == changes
+    for line in ("from pathlib import Path", "sys.path.append(str(Path(__file__).resolve().parent.parent))"):
+        assert (right.pop(line, None) is None) == ("ablations" not in script.__file__)  # how it finds runtime/
     new = {name for name in right.keys() - left.keys() if name.split(".")[0] not in additions}
     assert new | {name for name in right.keys() - left.keys() if "." not in name} == additions
     assert left.keys() <= right.keys()
@@ -68,20 +76,24 @@ def test_only_what_the_first_paragraph_names_differs_from_sac(script):
 
 def test_shared_blocks_are_shared_by_every_pair():
     """A definition that a script takes from another one than SAC is the same there too, Agent's methods apart."""
-    found = {s.SCRIPT: definitions(s) for s in FAMILY.values()}
+    found = {script_name(s): definitions(s) for s in FAMILY.values()}
     names = {x for x in found["sac_hpo_continuous"] if x.split(".")[0] in ("Force", "momentum_stds", "leapfrog")}
     assert {"Force.__init__", "Force.forward", "leapfrog"} <= names
-    for name in names:
-        assert len({own[name] for own in found.values() if name in own}) == 1, name
-    for name in ("Agent.evolve", "Agent.act"):
-        assert found["baseline1"][name] == found["baseline2"][name]
-    machinery = {source(script).split("# The method ends here.")[1] for script in FAMILY.values()}
-    assert len(machinery) == 1
+    for part in names:
+        assert len({own[part] for own in found.values() if part in own}) == 1, part
+    for part in ("Agent.evolve", "Agent.act"):
+        assert found["baseline1"][part] == found["baseline2"][part]
+    for part in ("train", "Replay.add", "Replay.sample", "Network.forward", "Adam.step", "Agent.update"):
+        assert len({own[part] for own in found.values()}) == 1, part
 
 
-def test_the_method_stands_first_and_is_short():
+def test_scripts_are_short_and_runtime_knows_none_of_them():
     for script in FAMILY.values():
-        assert source(script).split("# The method ends here.")[0].count("\n") <= 450, script.SCRIPT
+        assert source(script).count("\n") <= (400 if script is sac else 480), script_name(script)
+    for path in (ROOT / "runtime").glob("*.py"):
+        words = [script_name(script) for script in FAMILY.values()] + ["leapfrog", "momentum", "critic", "temperature"]
+        assert not re.search("|".join(words), path.read_text()), path
+        assert path.read_text().count("\n") <= 250, path
 
 
 @pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
@@ -89,33 +101,34 @@ def test_diff_shows_the_method(script):
     texts = [source(s).splitlines() for s in (sac, script)]
     changed = [line for line in difflib.unified_diff(*texts, n=0) if line[0] in "+-" and line[:3] not in ("+++", "---")]
     assert len(changed) <= 200
-    scripts = "|".join(s.SCRIPT for s in FAMILY.values())
+    scripts = "|".join(map(script_name, FAMILY.values()))
     assert not re.search(rf"^(from|import) ({scripts})", texts[1] and source(script), re.M)
 
 
 # ---------------------------------------------------------------------------------------- whole runs
-def test_a_run_goes_on_to_the_bit(member, monkeypatch):
+@pytest.mark.slow
+def test_a_run_goes_on_to_the_bit(member):
     """Each script trains, and its resumed run equals the one that was never stopped."""
     flags = {"num_seeds": 2, "eval_frequency": 30, "autotune": True}
-    assert member.train(quick(member, total_timesteps=100, **flags)) == 0
-    whole = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert member.train(quick(member, total_timesteps=70, **flags)) == 0
-    part = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert whole != part and whole.name.split("__")[1] == member.SCRIPT
-    assert member.train(*member.parse(["--resume", str(part), "--total-timesteps", "100"])) == 0
+    assert train(member, quick(member, total_timesteps=100, **flags)) == 0
+    whole = newest()
+    assert train(member, quick(member, total_timesteps=70, **flags)) == 0
+    part = newest([whole])
+    assert whole.name.split("__")[1] == script_name(member)
+    assert resume(member, part, "--total-timesteps", "100") == 0
     left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
-    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
     assert (whole / "evaluations.csv").read_text() == (part / "evaluations.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
 @pytest.mark.parametrize("member", [nf, baseline1], ids=["nf", "b1"])  # test_fast.py has the pair
 def test_compiled_updates_equal_plain_ones(member):
     agents = [agent_of(member, num_seeds=2) for _ in range(2)]
-    replay = member.Replay(2, 10, 11, 3, torch.device("cpu"))
     for agent in agents:
         agent.args.compile = agent is agents[1]
-        act, _, _ = member.fast(agent, replay)
+        act, _, _ = device.fast(agent, None)
         for i in range(5):
             agent.update(batch_of(2, 16, seed=20 * i), normals(2, *agent.noise_shapes()[1][:1], 16, 3, seed=i))
         agent.played = act(normals(2, 11), normals(2, *agent.noise_shapes()[0]))
@@ -128,11 +141,11 @@ def test_compiled_updates_equal_plain_ones(member):
 def test_tables(script):
     """Where a script has a value of SAC-HPO's tables, it is the same value."""
     for env_id in ("HalfCheetah-v4", "Hopper-v5", "Walker2d-v4", "Ant-v5", "Humanoid-v4", *BULLET):
-        theirs, mine = hpo.parse(["--env-id", env_id])[0], script.parse(["--env-id", env_id])[0]
-        for name in script.TABLE_FIELDS:
-            assert getattr(mine, name) == getattr(theirs, name)
+        theirs, mine = parse(hpo, ["--env-id", env_id])[0], parse(script, ["--env-id", env_id])[0]
+        for field in script.TABLE_FIELDS:
+            assert getattr(mine, field) == getattr(theirs, field)
         assert mine.alpha == theirs.alpha
-    assert script.parse([])[0] == script.Args()
+    assert parse(script, [])[0] == script.Args()
 
 
 # -------------------------------------------------------------------------------------------- SAC-NF
@@ -179,6 +192,7 @@ def nf_agent(act_dim=1, **flags):
     return agent
 
 
+@pytest.mark.slow
 def test_flow_policy_density_integrates_to_one():
     """exp(log π) over (-1, 1), where quadrature over z_0 gives each action's place: ∫ π(a(z_0)) da/dz_0 dz_0 = 1.
 
@@ -197,6 +211,7 @@ def test_flow_policy_density_integrates_to_one():
     assert moment == pytest.approx(squares.mean().item(), abs=5 * squares.std().item() / math.sqrt(400_000))
 
 
+@pytest.mark.slow
 def test_flow_policy_density_in_two_dimensions():
     """Against a histogram: probability of boxes by quadrature over a grid of pre-images, and by drawing."""
     agent, obs = nf_agent(act_dim=2), normals(1, 1, 11)
@@ -327,7 +342,7 @@ def test_conventional_leapfrog(normalize, steps):
 
 def test_baseline_two_learns_as_sac():
     """To the bit: only what exploration plays differs."""
-    flags = [{"policy_layers": s.parse(["--env-id", "Ant-v4"])[0].policy_layers} for s in (sac, baseline2)]
+    flags = [{"policy_layers": parse(s, ["--env-id", "Ant-v4"])[0].policy_layers} for s in (sac, baseline2)]
     agents = [agent_of(s, num_seeds=2, double=False, **f) for s, f in zip((sac, baseline2), flags)]
     batch, noise = [x.float() for x in batch_of(2, 32)], normals(2, 2, 32, 3).float()
     left, right = (agent.update(batch, noise) for agent in agents)
@@ -344,11 +359,11 @@ def test_baseline_three_explores_as_sac_and_learns_as_hpo():
     assert torch.equal(plain.act(obs, noise[:, :1, 0]), mine.act(obs, noise[:, :1, 0]))
     left, right = (agent.update(batch, noise) for agent in (mine, full))
     assert all(torch.equal(left[name], right[name]) for name in left)
-    assert (left["actions"].abs() > 1).any()
+    assert left["charts/clamped_fraction"].min() > 0
     assert mine.state_dict().keys() == full.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), full.parameters()))
-    for name in ("leapfrog", "base"):
-        assert torch.equal(mine.readings()[name](batch[0]), full.readings()[name](batch[0]))
+    for reading in ("leapfrog", "base"):
+        assert torch.equal(mine.readings()[reading](batch[0]), full.readings()[reading](batch[0]))
 
 
 def test_noise_only_moves_actions_by_the_momentum_alone():
@@ -406,18 +421,17 @@ def test_parts_of_a_move(std):
         )
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing(monkeypatch, capsys):
     """A measured run equals an unmeasured one, and leaves a row a seed and momentum."""
-    monkeypatch.setattr(hpo, "LOG_EVERY", 10)
+    monkeypatch.setattr(run, "LOG_EVERY", 10)
     monkeypatch.setattr(distance, "EVERY", 20)
-    for name in ("Agent", "Replay", "Run"):
-        monkeypatch.setattr(hpo, name, getattr(hpo, name))  # put back afterwards
     flags = "--env-id Drift-v0 --num-seeds 2 --total-timesteps 100 --learning-starts 40 --batch-size 16 --no-cuda"
     flags += " --no-compile --eval-frequency 50 --eval-episodes 1"
-    assert hpo.train(*hpo.parse(flags.split())) == 0
-    plain = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert train(hpo, *parse(hpo, flags.split())) == 0
+    plain = newest()
     assert distance.train(flags.split()) == 0
-    measured = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    measured = newest([plain])
     left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (plain, measured))
     assert plain != measured and all(torch.equal(left[name], right[name]) for name in left)
     assert sorted(distance.read(measured / "distances.csv")) == [
@@ -439,13 +453,14 @@ def test_measuring_changes_nothing(monkeypatch, capsys):
 
 
 # ------------------------------------------------------------------------------------------ PyBullet
+@pytest.mark.slow
 @bullet
 @pytest.mark.parametrize("env_id", BULLET[:2])
 def test_bullet_episodes_come_back_to_the_bit(env_id):
     """Interrupted within the first and within a later episode, then followed for 150 steps and across resets."""
     rng = np.random.default_rng(0)
     for seed, length in enumerate((7, 80, 150, 150, 200, 200)):
-        left, right = (sac.Episodes([sac.make_env(env_id)], range(seed, seed + 1)) for _ in range(2))
+        left, right = (Episodes([make_env(env_id)], range(seed, seed + 1)) for _ in range(2))
         for _ in range(length):
             left.step(rng.uniform(-0.4, 0.4, (1, *left.envs[0].action_space.shape)).astype(np.float32))
             if left.over[0]:
@@ -462,7 +477,7 @@ def test_bullet_episodes_come_back_to_the_bit(env_id):
 def test_a_resumed_run_says_that_it_may_not_be_exact(capfd):
     """FlagrunHarder's contacts round differently in another simulator; of the other tasks nothing is said."""
     for env_id in BULLET:
-        left, right = (sac.Episodes([sac.make_env(env_id)], range(1, 2)) for _ in range(2))
+        left, right = (Episodes([make_env(env_id)], range(1, 2)) for _ in range(2))
         right.load(left.state())
         assert ("may part from the uninterrupted one" in capfd.readouterr().err) == ("Harder" in env_id)
 
@@ -471,7 +486,7 @@ def test_a_resumed_run_says_that_it_may_not_be_exact(capfd):
 def test_bullet_evaluations_do_not_depend_on_the_ones_before():
     """An environment that has played against a new one, as a resumed run evaluates with new ones."""
     for env_id in BULLET[:2]:
-        used, new = (sac.make_env(env_id) for _ in range(2))
+        used, new = (make_env(env_id) for _ in range(2))
         for seed in (9, 4):
             used.reset(seed=seed)
             for _ in range(40):
@@ -484,7 +499,7 @@ def test_bullet_evaluations_do_not_depend_on_the_ones_before():
 
 def test_quiet(tmp_path):
     """Neither C nor Python is heard, whether or not their output is buffered, and nothing else is lost."""
-    code = "import ctypes, sys; import sac_continuous as s; c = ctypes.CDLL(None); print('a'); c.puts(b'b')\n"
+    code = "import ctypes, sys; import runtime.environments as s; c = ctypes.CDLL(None); print('a'); c.puts(b'b')\n"
     code += "with s.quiet(): print('no'); c.puts(b'no'); print('no', file=sys.stderr)\nprint('c'); c.puts(b'd')"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -503,16 +518,14 @@ def test_bullet_is_quiet(tmp_path):
 
 
 def test_missing_bullet(capfd, monkeypatch):
-    monkeypatch.setattr(sac.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as stop:
-        sac.train(quick(sac, env_id=BULLET[0]))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert launch(sac, ["--env-id", BULLET[0], "--no-cuda"]) == 2
     line = f"--env-id {BULLET[0]} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium"
-    assert stop.value.code == 2 and capfd.readouterr().err == f"sac_continuous: {line}\n"
+    assert capfd.readouterr().err == f"script: {line}\n"
     assert list(Path.cwd().iterdir()) == []
 
 
 @bullet
-def test_the_papers_name_finds_ours(capfd):
-    with pytest.raises(SystemExit):
-        sac.make_env("HumanoidPyBulletEnv-v0")
-    assert "the nearest names are HumanoidBulletEnv-v0" in capfd.readouterr().err
+def test_the_papers_name_finds_ours():
+    with pytest.raises(Refused, match="the nearest names are HumanoidBulletEnv-v0"):
+        make_env("HumanoidPyBulletEnv-v0")

@@ -4,6 +4,9 @@ import contextlib
 import os
 import shutil
 
+from runtime import device, run
+from runtime.streams import Draws
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -14,18 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 CPU = torch.device("cpu")
 
 
-def trained(script, updates, prepare, device=CPU, dtype=torch.double, **flags):
+def trained(script, updates, prepare, where=CPU, dtype=torch.double, **flags):
     """Parameters and the last losses after some updates on made-up rows; `prepare` picks act, learn and policies."""
-    args = script.Args(**({"num_seeds": 2, "cuda": device.type == "cuda", "compile": False, "autotune": True} | flags))
-    agent = script.Agent(args, 11, 3, device).to(dtype)
+    args = script.Args(**({"num_seeds": 2, "cuda": where.type == "cuda", "compile": False, "autotune": True} | flags))
+    agent = script.Agent(args, 11, 3, where).to(dtype)
     for optimizer in (agent.q_optimizer, agent.policy_optimizer, agent.alpha_optimizer):
         optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state in double precision too
-    replay = script.Replay(2, 300, 11, 3, device)
-    replay.rows, replay.newest = replay.rows.to(dtype), replay.newest.to(dtype)
-    draws = script.Draws(range(1, 3), *agent.noise_shapes(), args.batch_size, device)
+    replay = script.Replay(2, 300, 11, 3, where)
+    replay.rows, replay.upload.host = replay.rows.to(dtype), replay.upload.host.to(dtype)
+    draws = Draws(range(1, 3), *agent.noise_shapes(), args.batch_size, where)
     draws.normal = draws.normal.to(dtype)
-    act, learn, policies = prepare(script, agent, replay)
-    rng, obs = np.random.default_rng(0), normals(2, 11).to(device, dtype)
+    act, learn, policies = prepare(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
+    rng, obs = np.random.default_rng(0), normals(2, 11).to(where, dtype)
     actions = []
     for i in range(updates + 20):
         action = np.tanh(rng.normal(size=(2, 3)))
@@ -36,24 +39,21 @@ def trained(script, updates, prepare, device=CPU, dtype=torch.double, **flags):
             seen = learn(uniform, updating)
             if i % 10 == 0:  # evaluating between two updates
                 actions.append(next(iter(policies.values()))(obs[:, None])[:, 0].clone())
-    metrics = agent.metrics(seen).items()
-    return {name: p.detach().cpu() for name, p in agent.state_dict().items()}, torch.stack(actions).cpu(), dict(metrics)
-
-
-def fast(script, agent, replay):
-    return script.fast(agent, replay)
+    seen = {name: value.clone() for name, value in seen.items()}
+    return {name: p.detach().cpu() for name, p in agent.state_dict().items()}, torch.stack(actions).cpu(), seen
 
 
 def distance(left, right):
     return max((left[name] - right[name]).abs().max().item() for name in left)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler here")
 def test_compiled_losses_equal_plain_ones(script):
     """The same parameters and actions after 50 updates, in double precision."""
-    plain, actions, _ = trained(script, 50, fast)
-    compiled, same, _ = trained(script, 50, fast, compile=True)
-    start, _, _ = trained(script, 1, fast)
+    plain, actions, _ = trained(script, 50, device.fast)
+    compiled, same, _ = trained(script, 50, device.fast, compile=True)
+    start, _, _ = trained(script, 1, device.fast)
     assert distance(plain, start) > 1e-3 and distance(plain, compiled) < 1e-9
     assert torch.allclose(actions, same, atol=1e-9)
 
@@ -105,20 +105,18 @@ def tapes(monkeypatch):
     return made
 
 
-def recorded(script, agent, replay):
+def recorded(agent, learn):
     """What `fast` does on a GPU."""
-    act, learn, policies = script.fast(agent, replay)
-    return (
-        script.Recorded(act, agent),
-        script.Recorded(learn, agent),
-        {name: script.Recorded(policy, agent) for name, policy in policies.items()},
-    )
+    act, learn, policies = device.fast(agent, learn)
+    policies = {name: device.Recorded(policy, agent) for name, policy in policies.items()}
+    return device.Recorded(act, agent), device.Recorded(learn, agent), policies
 
 
+@pytest.mark.slow
 def test_recorded_graphs_equal_plain_calls(member, tapes):
     """Updates, with acting and evaluating between them, equal to the bit; recording changes nothing, Adam included."""
     updates = 50 if member in SCRIPTS.values() else 12
-    plain, actions, metrics = trained(member, updates, fast)
+    plain, actions, metrics = trained(member, updates, device.fast)
     again, same, more = trained(member, updates, recorded)
     assert len(tapes) == 3 and all(len(tape.operations) > 5 for tape in tapes)
     assert distance(plain, again) == 0 and torch.equal(actions, same)
@@ -131,17 +129,17 @@ def test_recorded_graphs_equal_plain_calls_on_a_gpu(member, compiled):
     """As above on real CUDA graphs, within float64 rounding."""
     if compiled and member not in SCRIPTS.values():
         pytest.skip("compiling seven scripts takes minutes")
-    device = torch.device("cuda")
-    plain, actions, _ = trained(member, 50, fast, device, cuda_graphs=False)
-    again, same, _ = trained(member, 50, fast, device, compile=compiled)
+    gpu = torch.device("cuda")
+    plain, actions, _ = trained(member, 50, device.fast, gpu, cuda_graphs=False)
+    again, same, _ = trained(member, 50, device.fast, gpu, compile=compiled)
     assert distance(plain, again) < 1e-8 and torch.allclose(actions, same, rtol=0, atol=1e-8)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_computes_what_a_cpu_does(member, device="cuda"):
+def test_a_gpu_computes_what_a_cpu_does(member):
     """Five updates from one state with the same draws, then each policy's actions, in double precision."""
     outcomes = []
-    for where in (CPU, torch.device(device)):
+    for where in (CPU, torch.device("cuda")):
         agent = agent_of(member, num_seeds=2, autotune=True).to(where)
         for optimizer in (agent.policy_optimizer, agent.q_optimizer, agent.alpha_optimizer):
             optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state moves too
@@ -159,16 +157,17 @@ def test_a_gpu_computes_what_a_cpu_does(member, device="cuda"):
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_the_environment_steps_after_the_update_is_launched(script, monkeypatch):
     """Act, learn, step, store: so a GPU updates while the environment steps, and no batch holds that step's row."""
-    order, original = [], script.fast
+    order, original = [], device.fast
 
-    def watched(agent, replay):
-        act, learn, policies = original(agent, replay)
+    def watched(agent, learn):
+        act, learn, policies = original(agent, learn)
 
         def noting_act(*inputs):
             order.append("act")
             return act(*inputs)
 
         def noting_learn(*inputs):
+            replay = runs[0].replay
             order.append(("learn", replay.added, float(replay.size)))
             return learn(*inputs)
 
@@ -179,11 +178,12 @@ def test_the_environment_steps_after_the_update_is_launched(script, monkeypatch)
             order.append("step")
             return super().step(action)
 
-    add, make = script.Replay.add, script.make_env
-    monkeypatch.setattr(script, "fast", watched)
+    add, make = script.Replay.add, run.make_env
+    monkeypatch.setattr(device, "fast", watched)
     monkeypatch.setattr(script.Replay, "add", lambda *a: order.append("add") or add(*a))
-    monkeypatch.setattr(script, "make_env", lambda *a: Noting(make(*a)))
-    script.train(quick(script, total_timesteps=44, eval_frequency=100, buffer_size=42))
+    monkeypatch.setattr(run, "make_env", lambda *a: Noting(make(*a)))
+    runs = [run.Run(script, quick(script, total_timesteps=44, eval_frequency=100, buffer_size=42))]
+    assert runs[0].train() == 0
     expected = ["step", "add"] * 40
     for t in range(40, 44):
         expected += ["act", ("learn", t, min(t, 42)), "step", "add"]

@@ -2,6 +2,8 @@
 
 import math
 
+import sac_hpo_continuous as hpo
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,6 @@ import torch.nn.functional as F
 from conftest import agent_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import sac_hpo_continuous as hpo
 
 
 def force_of(agent, obs):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-from conftest import quick
+import pytest
+from conftest import quick, train
 
 
 def returns_of(act, episodes=50):
@@ -19,6 +20,7 @@ def returns_of(act, episodes=50):
     return np.array(returns)
 
 
+@pytest.mark.slow
 def test_learns_to_hold_the_centre(script):
     """From about -7 at random or standing still to better than -1.5; the best possible is about -0.6."""
     rng = np.random.default_rng(0)
@@ -27,7 +29,7 @@ def test_learns_to_hold_the_centre(script):
     assert random.mean() < -5 and still.mean() < -5 and best.mean() > -0.8
     flags = {"batch_size": 64, "learning_starts": 200, "total_timesteps": 1000, "eval_frequency": 1000}
     args = quick(script, num_seeds=2, eval_episodes=10, gamma=0.9, alpha=0.01, policy_lr=1e-3, q_lr=1e-3, **flags)
-    assert script.train(args) == 0
+    assert train(script, args) == 0
     rows = list(csv.DictReader(next(Path("runs").iterdir()).joinpath("evaluations.csv").open()))
     for reading in ("return", "return_base") if "return_base" in rows[0] else ("return",):
         for seed in ("1", "2"):

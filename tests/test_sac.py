@@ -2,6 +2,10 @@
 
 import math
 
+import sac_continuous as sac
+import sac_hpo_continuous as hpo
+from runtime.streams import BLOCK, Draws
+
 import numpy as np
 import pytest
 import torch
@@ -10,14 +14,11 @@ from conftest import SCRIPTS, agent_of, batch_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sac_continuous as sac
-import sac_hpo_continuous as hpo
-
 CPU = torch.device("cpu")
 
 
-def draws_of(script, agent, seeds):
-    return script.Draws(seeds, *agent.noise_shapes(), agent.args.batch_size, CPU)
+def draws_of(agent, seeds):
+    return Draws(seeds, *agent.noise_shapes(), agent.args.batch_size, CPU)
 
 
 def mlp(x, *layers):
@@ -113,7 +114,7 @@ def test_update_is_adam_on_each_loss(script):
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     q_loss, _ = agent.critic_loss(*batch, noise)
     q_gradients = torch.autograd.grad(q_loss.sum(), list(agent.critic.parameters()))
-    metrics = agent.metrics(agent.update(batch, noise))
+    metrics = agent.update(batch, noise)
     for (name, new), gradient in zip(agent.critic.named_parameters(), q_gradients):
         assert new.grad is None  # the policy's loss left nothing here
         assert torch.allclose(new, adam_step(before[f"critic.{name}"], gradient, 1e-3), rtol=1e-6, atol=1e-10)
@@ -166,7 +167,7 @@ def test_seeds_have_no_gradient_in_each_other(member):
 def test_a_seed_learns_the_same_in_any_company(member):
     """Seed 2 of seeds 1 to 3, updated together, equals seed 2 alone: weights, draws and updates."""
     many, alone = (agent_of(member, double=False, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
-    draws = [draws_of(member, agent, seeds) for agent, seeds in ((many, range(1, 4)), (alone, range(2, 3)))]
+    draws = [draws_of(agent, seeds) for agent, seeds in ((many, range(1, 4)), (alone, range(2, 3)))]
     batch = [x.float() for x in batch_of(3, 256)]
     for i in range(3):
         (acting, noise, _), (acting1, noise1, _) = draws[0].step(i), draws[1].step(i)
@@ -185,7 +186,7 @@ def test_no_leapfrog_steps_is_sac_to_the_bit(autotune):
     """K = 0 with SAC's policy layers: the same weights, actions and losses from the same draws."""
     flags = {"double": False, "num_seeds": 2, "autotune": autotune}
     left, right = agent_of(sac, **flags), agent_of(hpo, leapfrog_steps=0, **flags)
-    draws = draws_of(sac, left, range(1, 3)), draws_of(hpo, right, range(1, 3))
+    draws = draws_of(left, range(1, 3)), draws_of(right, range(1, 3))
     for i in range(5):
         batch, obs = [x.float() for x in batch_of(2, 256, seed=10 * i)], normals(2, 11, seed=i).float()
         (acting, noise, _), (acting1, noise1, _) = draws[0].step(i), draws[1].step(i)
@@ -231,15 +232,15 @@ def test_replay(script, capacity, added, seeds, draw):
     assert torch.equal(terminated, (i % 2 == 0).float())
 
 
-def test_draws(script):
+def test_draws():
     """Each seed has a stream of its own, unlike the one that made its weights, in which a step has its place; uniforms
     lie in [0, 1)."""
-    draws, again = (script.Draws(seeds, (2, 3), (3, 50, 3), 40, CPU) for seeds in (range(3, 6), range(4, 5)))
-    steps, theirs = ([[x.clone() for x in d.step(7 + i)] for i in range(script.BLOCK + 5)] for d in (draws, again))
+    draws, again = (Draws(seeds, (2, 3), (3, 50, 3), 40, CPU) for seeds in (range(3, 6), range(4, 5)))
+    steps, theirs = ([[x.clone() for x in d.step(7 + i)] for i in range(BLOCK + 5)] for d in (draws, again))
     assert [x.shape for x in steps[0]] == [(3, 2, 3), (3, 3, 50, 3), (3, 40)]
     for left, right in zip(steps, theirs):
         assert all(torch.equal(x[1:2], y) for x, y in zip(left, right))
-    for i in (script.BLOCK + 4, 0, 3):  # back and forth, as after a resume
+    for i in (BLOCK + 4, 0, 3):  # back and forth, as after a resume
         assert all(torch.equal(x, y) for x, y in zip(steps[i], draws.step(7 + i)))
     acting, updating, uniform = (torch.cat([x.flatten(1) for x in parts], 1) for parts in zip(*steps))
     normal = torch.cat([acting, updating], 1)

@@ -11,16 +11,22 @@ import sys
 import time
 from pathlib import Path
 
+import sac_continuous as sac
+import sac_hpo_continuous as hpo
+from runtime import checkpoints, run
+from runtime.arguments import parse
+from runtime.environments import Episodes, make_env
+from runtime.run import launch
+
 import filelock
 import gymnasium as gym
 import numpy as np
 import pytest
 import survival
 import torch
-from conftest import SCRIPTS, Drift, quick
+from conftest import Drift, quick, resume, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 
 
@@ -71,22 +77,22 @@ gym.register("Failing-v0", Failing, max_episode_steps=20)
 gym.register("Restless-v0", Restless, max_episode_steps=20)
 
 
-def start(script, **flags):
-    args = quick(script, **({"num_seeds": 2, "total_timesteps": 130, "eval_frequency": 50} | flags))
+def start(**flags):
+    args = quick(sac, **({"num_seeds": 2, "total_timesteps": 130, "eval_frequency": 50} | flags))
     before = set(Path().glob("runs/*"))
-    return lambda: script.train(args), before
+    return lambda: train(sac, args), before
 
 
-def trained(script, **flags):
+def trained(**flags):
     """The folder of a finished run."""
-    go, before = start(script, **flags)
+    go, before = start(**flags)
     assert go() == 0
     return (set(Path().glob("runs/*")) - before).pop()
 
 
-def resumed(script, folder, *flags):
+def resumed(folder, *flags):
     time.sleep(1 - time.time() % 1)  # TensorBoard orders a process's files by the second
-    return script.train(*script.parse(["--resume", str(folder), *flags]))
+    return resume(sac, folder, *flags)
 
 
 def scalars(folder):
@@ -101,56 +107,59 @@ def scalars(folder):
     return found
 
 
-def same(script, left, right):
-    left, right = survival.last_checkpoint(script.SCRIPT, left), survival.last_checkpoint(script.SCRIPT, right)
+def same(left, right):
+    left, right = survival.last_checkpoint(left), survival.last_checkpoint(right)
     return survival.differences(left, right) == []
 
 
-def test_killed_runs_end_as_if_nothing_had_happened(script):
+@pytest.mark.slow
+def test_killed_runs_end_as_if_nothing_had_happened():
     """SIGKILL at five random moments; the same comparison sees another seed and a single bit."""
     flags = "--num-seeds 2 --batch-size 16 --learning-starts 100 --total-timesteps 500 --eval-frequency 100".split()
     flags += ["--eval-episodes", "1", "--no-compile", "--checkpoint-frequency", "37"]
-    killed, differ, most = survival.kill(script.SCRIPT, "Hopper-v4", flags, 5, 1, Path.cwd())
+    killed, differ, most = survival.kill("sac_continuous", "Hopper-v4", flags, 5, 1, Path.cwd())
     assert killed >= 2 and differ == [] and most == 0
-    state = survival.last_checkpoint(script.SCRIPT, next(Path("runs").iterdir()))
+    state = survival.last_checkpoint(next(Path("runs").iterdir()))
     other = {**state, "replay": state["replay"].clone()}
     other["replay"].view(torch.int32)[0, 77, 3] ^= 1
     assert survival.differences(state, other) == ["/replay"] and survival.differences(state, state) == []
 
 
-def test_a_longer_run_is_the_longer_run(script, monkeypatch):
+@pytest.mark.slow
+def test_a_longer_run_is_the_longer_run(monkeypatch):
     """Resumed with a larger --total-timesteps: weights, replay, tables and TensorBoard equal a run that long."""
-    monkeypatch.setattr(script, "LOG_EVERY", 10)
-    whole = trained(script, total_timesteps=230, autotune=True)
-    part = trained(script, total_timesteps=130, autotune=True)
-    assert not same(script, whole, part)
+    monkeypatch.setattr(run, "LOG_EVERY", 10)
+    whole = trained(total_timesteps=230, autotune=True)
+    part = trained(total_timesteps=130, autotune=True)
+    assert not same(whole, part)
     part = part.rename("a run")  # with a space in its name
-    assert resumed(script, part, "--total-timesteps", "230") == 0
-    assert same(script, whole, part) and scalars(whole) == scalars(part)
+    assert resumed(part, "--total-timesteps", "230") == 0
+    assert same(whole, part) and scalars(whole) == scalars(part)
     assert json.loads((part / "config.json").read_text())["args"]["total_timesteps"] == 230
     assert len(scalars(part)["seed-1", "losses/qf_loss"]) == 19
 
 
-def test_a_ring_that_came_round(script):
+@pytest.mark.slow
+def test_a_ring_that_came_round():
     """A replay smaller than the run: dropped rows leave the disk, and resuming still is the same run."""
-    whole = trained(script, total_timesteps=230, buffer_size=60, checkpoint_frequency=7)
-    part = trained(script, total_timesteps=130, buffer_size=60, checkpoint_frequency=7)
-    assert resumed(script, part, "--total-timesteps", "230") == 0 and same(script, whole, part)
+    whole = trained(total_timesteps=230, buffer_size=60, checkpoint_frequency=7)
+    part = trained(total_timesteps=130, buffer_size=60, checkpoint_frequency=7)
+    assert resumed(part, "--total-timesteps", "230") == 0 and same(whole, part)
     for folder in (whole, part):
         spans = [path.stem.split("-")[1:] for path in (folder / "checkpoints").glob("rows-*")]
         assert sum(int(stop) - int(begin) for begin, stop in spans) <= 60 + 3 * 7
         assert len(list((folder / "checkpoints").glob("step-*"))) == 2
 
 
-def test_a_checkpoint_writes_only_what_is_new(script, monkeypatch):
-    written, original = [], script.write_file
+def test_a_checkpoint_writes_only_what_is_new(monkeypatch):
+    written, original = [], checkpoints.write_file
 
     def write_file(path, content, **flags):
         written.append((path.name, content))
         original(path, content, **flags)
 
-    monkeypatch.setattr(script, "write_file", write_file)
-    trained(script, checkpoint_frequency=20)
+    monkeypatch.setattr(checkpoints, "write_file", write_file)
+    trained(checkpoint_frequency=20)
     rows = {name: x.shape[1] for name, x in written if name.startswith("rows")}
     assert rows == {f"rows-{n}-{min(n + 20, 130)}.pt": min(20, 130 - n) for n in range(0, 130, 20)}
     assert [name for name, _ in written if name.startswith("step")] == [
@@ -158,11 +167,12 @@ def test_a_checkpoint_writes_only_what_is_new(script, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint(script, number, monkeypatch, capfd):
+def test_a_signal_writes_a_checkpoint(number, monkeypatch, capfd):
     """Amid training and amid an evaluation: exit code 128 + n, the command that resumes, and the same run after it."""
-    handler, whole = signal.getsignal(signal.SIGINT), trained(script)
-    original, calls = script.Replay.add, []
+    handler, whole = signal.getsignal(signal.SIGINT), trained()
+    original, calls = sac.Replay.add, []
 
     def add(*arguments):
         calls.append(1)
@@ -170,33 +180,33 @@ def test_a_signal_writes_a_checkpoint(script, number, monkeypatch, capfd):
             os.kill(os.getpid(), number)
         return original(*arguments)
 
-    monkeypatch.setattr(script.Replay, "add", add)
-    go, before = start(script)
+    monkeypatch.setattr(sac.Replay, "add", add)
+    go, before = start()
     assert go() == 128 + number
-    monkeypatch.setattr(script.Replay, "add", original)
+    monkeypatch.setattr(sac.Replay, "add", original)
     folder = (set(Path().glob("runs/*")) - before).pop()
-    assert f"go on with: python {os.path.relpath(script.__file__)} --resume {folder}\n" in capfd.readouterr().out
-    assert survival.last_checkpoint(script.SCRIPT, folder)["step"] == 71
-    evaluate = script.evaluate
+    assert f"go on with: python {os.path.relpath(sac.__file__)} --resume {folder}\n" in capfd.readouterr().out
+    assert survival.last_checkpoint(folder)["step"] == 71
+    evaluate = run.evaluate
 
     def interrupted(*arguments):
         assert arguments[-1] == []  # no signal so far
-        monkeypatch.setattr(script, "evaluate", evaluate)
+        monkeypatch.setattr(run, "evaluate", evaluate)
         os.kill(os.getpid(), number)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(script, "evaluate", interrupted)
-    assert resumed(script, folder) == 128 + number  # in the evaluation of step 100
-    state = survival.last_checkpoint(script.SCRIPT, folder)
+    monkeypatch.setattr(run, "evaluate", interrupted)
+    assert resumed(folder) == 128 + number  # in the evaluation of step 100
+    state = survival.last_checkpoint(folder)
     assert (state["step"], state["evaluated"]) == (100, 50)
-    assert resumed(script, folder) == 0 and same(script, whole, folder)
+    assert resumed(folder) == 0 and same(whole, folder)
     assert "step 100, 0 steps/s, ? s left" in capfd.readouterr().out
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_signal_does_not_wait_for_an_evaluation(script, monkeypatch):
+def test_a_signal_does_not_wait_for_an_evaluation(monkeypatch):
     """It comes in the step that an evaluation follows: not a step of that is played, and resumed it is the same run."""
-    whole, original, steps = trained(script), script.Replay.add, []
+    whole, original, steps = trained(), sac.Replay.add, []
 
     def add(replay, *arguments):
         original(replay, *arguments)
@@ -205,29 +215,30 @@ def test_a_signal_does_not_wait_for_an_evaluation(script, monkeypatch):
             patch.setattr(Drift, "step", lambda *a: steps.append(1))
 
     with monkeypatch.context() as patch:
-        patch.setattr(script.Replay, "add", add)
-        go, before = start(script)
+        patch.setattr(sac.Replay, "add", add)
+        go, before = start()
         assert go() == 128 + signal.SIGTERM and steps == []
     folder = (set(Path().glob("runs/*")) - before).pop()
-    state = survival.last_checkpoint(script.SCRIPT, folder)
+    state = survival.last_checkpoint(folder)
     assert (state["step"], state["evaluated"]) == (100, 50)
-    assert resumed(script, folder) == 0 and same(script, whole, folder)
+    assert resumed(folder) == 0 and same(whole, folder)
 
 
-def test_a_second_signal_exits_at_once(script):
-    code = f"""import os, signal, sys, conftest, {script.SCRIPT} as s
+def test_a_second_signal_exits_at_once():
+    code = """import os, signal, sys, conftest, sac_continuous as s
 def add(*a):
     os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM); print("still here")
 s.Replay.add = add
-s.train(conftest.quick(s))"""
+conftest.train(s, conftest.quick(s))"""
     path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
     assert done.returncode == 128 + signal.SIGTERM and b"still here" not in done.stdout
 
 
 # ------------------------------------------------------------------------------------------- damage
-def test_every_truncation_and_flipped_bit_is_recognised(script):
-    folder, rng = trained(script), random.Random(0)
+@pytest.mark.slow
+def test_every_truncation_and_flipped_bit_is_recognised():
+    folder, rng = trained(), random.Random(0)
     files = sorted((folder / "checkpoints").iterdir())
     for _ in range(100):
         path = rng.choice(files)
@@ -237,70 +248,71 @@ def test_every_truncation_and_flipped_bit_is_recognised(script):
         for content in (bytes(bad), good[: rng.randrange(len(good))]):
             path.write_bytes(content)
             with pytest.raises(ValueError, match=f"{path.name} is damaged or missing"):
-                script.read_file(path)
+                checkpoints.read_file(path)
         path.write_bytes(good)
-        script.read_file(path)
+        checkpoints.read_file(path)
 
 
-def test_the_checkpoint_before_is_used(script, capfd):
+@pytest.mark.slow
+def test_the_checkpoint_before_is_used(capfd):
     """Whether the newest checkpoint or the rows that it wrote are damaged; older rows that both need are refused."""
-    whole, folder = trained(script), trained(script)
+    whole, folder = trained(), trained()
     for name in ("step-130.pt", "rows-100-130.pt"):
         path = folder / "checkpoints" / name
         path.write_bytes(path.read_bytes()[:-1])
-        assert resumed(script, folder) == 0 and same(script, whole, folder)
+        assert resumed(folder) == 0 and same(whole, folder)
         assert f"{name} is damaged or missing: step-130.pt cannot be used" in capfd.readouterr().err
     (folder / "checkpoints" / "rows-0-50.pt").unlink()
     table = (folder / "evaluations.csv").read_text()
-    with pytest.raises(SystemExit) as stop:
-        resumed(script, folder)
+    assert launch(sac, ["--resume", str(folder)]) == 2
     errors = capfd.readouterr().err.splitlines()
-    assert stop.value.code == 2 and "rows-0-50.pt is damaged or missing: step-100.pt cannot be used" in errors[1]
-    assert errors[2] == f"{script.SCRIPT}: --resume {folder}: no checkpoint there is whole; start the run again"
+    assert "rows-0-50.pt is damaged or missing: step-100.pt cannot be used" in errors[1]
+    assert errors[2] == f"script: --resume {folder}: no checkpoint there is whole; start the run again"
     assert (folder / "evaluations.csv").read_text() == table
 
 
-def test_killed_before_the_first_checkpoint(script, capfd):
+@pytest.mark.slow
+def test_killed_before_the_first_checkpoint(capfd):
     """Such a run has lost nothing and begins again; one that has evaluations but no checkpoint is left alone."""
-    whole, part, old = (trained(script) for _ in range(3))
+    whole, part, old = (trained() for _ in range(3))
     for folder in (part, old):
         for path in (folder / "checkpoints").iterdir():
             path.unlink()
     table = part / "evaluations.csv"
     table.write_text(table.read_text().splitlines()[0] + "\n")
-    assert resumed(script, part) == 0 and same(script, whole, part)
+    assert resumed(part) == 0 and same(whole, part)
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit) as stop:
-        resumed(script, old)
-    assert stop.value.code == 2 and f"--resume {old}: no checkpoint there is whole" in capfd.readouterr().err
+    assert launch(sac, ["--resume", str(old)]) == 2
+    assert f"--resume {old}: no checkpoint there is whole" in capfd.readouterr().err
     assert before == {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
 
 
-def test_a_stranger_file_runs_no_code(script, tmp_path):
+def test_a_stranger_file_runs_no_code(tmp_path):
     """A checkpoint with a right checksum that would call a function is refused by torch.load itself."""
 
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    script.write_file(tmp_path / "step-0.pt", {"x": Evil()})
+    checkpoints.write_file(tmp_path / "step-0.pt", {"x": Evil()})
     with pytest.raises(Exception, match="Weights only"):
-        script.read_file(tmp_path / "step-0.pt")
+        checkpoints.read_file(tmp_path / "step-0.pt")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_full_disk(script):
+@pytest.mark.slow
+def test_a_full_disk():
     """A limit on the size of files stands in for it: one line, code 1, the last checkpoint whole, and the same run."""
-    whole = trained(script)
+    whole = trained()
     size = min((whole / name).stat().st_size for name in ("checkpoints/step-130.pt", "agent.pt")) * 3 // 4
-    code = f"""import resource, sys, conftest, {script.SCRIPT} as s
+    code = f"""import resource, sys, conftest, sac_continuous as s
 add, limits = s.Replay.add, iter([None] * 45 + [({size}, {size})])
 def limited(*a):
     if limit := next(limits, None):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     add(*a)
 s.Replay.add = limited
-sys.exit(s.train(*s.parse(sys.argv[1:])))"""
+sys.exit(conftest.launch(s))"""
     path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
     flags = "--env-id Drift-v0 --total-timesteps 130 --learning-starts 40 --batch-size 16 --eval-frequency 50"
     flags += " --eval-episodes 2 --num-seeds 2 --no-cuda --no-compile"
@@ -308,53 +320,49 @@ sys.exit(s.train(*s.parse(sys.argv[1:])))"""
     command = [sys.executable, "-c", code, *flags.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    line = f"{script.SCRIPT}: File too large at step 50; the checkpoint of step 0 is whole"
+    line = "-c: File too large at step 50; the checkpoint of step 0 is whole"
     assert [x for x in done.stderr.splitlines() if x] == [line]
     folder = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime)
     assert folder != whole and not list(folder.glob("checkpoints/*.part"))
-    assert resumed(script, folder) == 0 and same(script, whole, folder)
+    assert resumed(folder) == 0 and same(whole, folder)
 
 
 # ------------------------------------------------------------------------------------------- refusals
-def test_one_process_for_a_folder(script, capfd):
-    folder = trained(script)
-    with filelock.FileLock(folder / "lock"), pytest.raises(SystemExit) as stop:
-        resumed(script, folder)
-    assert stop.value.code == 2 and f"{folder} is in use by another process" in capfd.readouterr().err
-    assert resumed(script, folder) == 0
+def test_one_process_for_a_folder(capfd):
+    folder = trained()
+    with filelock.FileLock(folder / "lock"):
+        assert launch(sac, ["--resume", str(folder)]) == 2
+    assert f"{folder} is in use by another process" in capfd.readouterr().err
+    assert resumed(folder) == 0
 
 
-def test_flags_that_contradict_the_run(script, capfd):
-    folder = trained(script)
+def test_flags_that_contradict_the_run(capfd):
+    folder = trained()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for flags, message in (
         (["--gamma", "0.9"], "--gamma 0.9 contradicts the run to resume, which has 0.99: leave it out"),
         (["--total-timesteps", "90"], "--total-timesteps 90 contradicts the run to resume, which has 130"),
         (["--env-id", "Hopper-v4"], "--env-id Hopper-v4 contradicts the run to resume, which has Drift-v0"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            resumed(script, folder, *flags)
-        assert stop.value.code == 2 and message in capfd.readouterr().err
-    other = next(s for s in SCRIPTS.values() if s is not script)
-    for call, message in (
-        (lambda: resumed(other, folder), f"is a run of {script.SCRIPT}.py: resume it with that script"),
-        (lambda: resumed(script, "nowhere"), "--resume nowhere: no run that this script can read"),
+        assert launch(sac, ["--resume", str(folder), *flags]) == 2 and message in capfd.readouterr().err
+    for script, other, message in (
+        (hpo, folder, "is a run of sac_continuous.py: resume it with that script"),
+        (sac, "nowhere", "--resume nowhere: no run that this script can read"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            call()
+        assert launch(script, ["--resume", str(other)]) == 2
         error = capfd.readouterr().err
-        assert stop.value.code == 2 and message in error and len(error.splitlines()) == 1
+        assert message in error and len(error.splitlines()) == 1
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert script.parse(["--resume", str(folder), "--gamma", "0.99"])[0].gamma == 0.99
+    assert parse(sac, ["--resume", str(folder), "--gamma", "0.99"])[0].gamma == 0.99
 
 
 # ------------------------------------------------------------------------------- numbers and simulators
-def test_numbers_that_go_wrong(script, monkeypatch, capfd):
+def test_numbers_that_go_wrong(monkeypatch, capfd):
     """NaN in one seed's critic: the run stops by the next log with its name, keeps finite checkpoints and code 1."""
-    monkeypatch.setattr(script, "LOG_EVERY", 10)
+    monkeypatch.setattr(run, "LOG_EVERY", 10)
     flags = {"checkpoint_frequency": 25, "eval_frequency": 40, "total_timesteps": 100}
-    whole = trained(script, **flags)
-    original = script.Agent.update
+    whole = trained(**flags)
+    original = sac.Agent.update
 
     def update(agent, batch, noise):
         seen = original(agent, batch, noise)
@@ -364,102 +372,104 @@ def test_numbers_that_go_wrong(script, monkeypatch, capfd):
         return seen
 
     update.count = 0
-    monkeypatch.setattr(script.Agent, "update", update)
-    go, before = start(script, **flags)
+    monkeypatch.setattr(sac.Agent, "update", update)
+    go, before = start(**flags)
     assert go() == 1
     folder = (set(Path().glob("runs/*")) - before).pop()
     error = capfd.readouterr().err
-    assert re.search(r"not finite: [\w. ]+ of seed 2 at step (6[3-9]|70); the checkpoint of step 50 is", error), error
-    state = survival.last_checkpoint(script.SCRIPT, folder)
+    line = r"[\w. ]+ of seed 2 is not finite at step (6[3-9]|70); the checkpoint of step 50 is whole"
+    assert re.search(line, error), error
+    state = survival.last_checkpoint(folder)
     assert state["step"] == 50 and all(x.isfinite().all() for x in state["agent"])
     rows = [list(csv.DictReader((f / "evaluations.csv").open())) for f in (whole, folder)]
     assert rows[1] and [r for r in rows[0] if int(r["step"]) <= 70] == rows[1]
-    monkeypatch.setattr(script.Agent, "update", original)
-    assert resumed(script, folder) == 0 and same(script, whole, folder)
+    monkeypatch.setattr(sac.Agent, "update", original)
+    assert resumed(folder) == 0 and same(whole, folder)
 
 
 @pytest.mark.parametrize("what", ["observation", "reward"])
-def test_simulators_that_send_nonsense(script, what, monkeypatch, capfd):
-    original = script.Episodes.step
+def test_simulators_that_send_nonsense(what, monkeypatch, capfd):
+    original = Drift.step
 
-    def step(episodes, actions):
-        obs, rewards, terminated = original(episodes, actions)
+    def step(env, action):
+        obs, reward, *rest = original(env, action)
         step.count += 1
-        if step.count == 63:
-            (obs if what == "observation" else rewards)[1] = np.inf
-        return obs, rewards, terminated
+        if step.count == 63 * 2:  # the second seed's
+            obs, reward = (obs * np.inf, reward) if what == "observation" else (obs, np.inf)
+        return obs, reward, *rest
 
     step.count = 0
-    monkeypatch.setattr(script.Episodes, "step", step)
-    go, _ = start(script, checkpoint_frequency=25)
+    monkeypatch.setattr(Drift, "step", step)
+    go, _ = start(checkpoint_frequency=25, eval_frequency=100)
     assert go() == 1
     error = capfd.readouterr().err
-    assert f"{script.SCRIPT}: not finite: {what} of seed 2 at step 63; the checkpoint of step 50 is" in error
+    assert f"script: {what} of seed 2 is not finite at step 63; the checkpoint of step 50 is whole\n" in error
 
 
-def test_a_reset_that_sends_nonsense(script, capfd, monkeypatch):
+def test_a_reset_that_sends_nonsense(capfd, monkeypatch):
     """Its observation is refused before anything is stored or played, in warm-up and later."""
-    original, add, played = script.Episodes.begin, script.Replay.add, []
+    original, add, played = Episodes.begin, sac.Replay.add, []
 
     def begin(episodes, i, *number):
         original(episodes, i, *number)
         episodes.obs[i] = np.nan
 
-    monkeypatch.setattr(script.Episodes, "begin", begin)
-    monkeypatch.setattr(script.Replay, "add", lambda replay, *rows: played.append(rows) or add(replay, *rows))
+    monkeypatch.setattr(Episodes, "begin", begin)
+    monkeypatch.setattr(sac.Replay, "add", lambda replay, *rows: played.append(rows) or add(replay, *rows))
     for learning_starts in (40, 15):
-        go, _ = start(script, learning_starts=learning_starts)
+        go, _ = start(learning_starts=learning_starts)
         assert go() == 1 and np.isfinite(np.concatenate([np.ravel(x) for x in sum(played, ())])).all()
-        line = f"{script.SCRIPT}: not finite: observation of seed 1 at step 20; the checkpoint of step 0 is"
+        line = "script: observation of seed 1 is not finite at step 20; the checkpoint of step 0 is whole"
         assert line in capfd.readouterr().err
     assert len(played) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError, TimeoutError])
 @pytest.mark.parametrize("where", [("step", 30 * 2 + 1), ("step", 143), ("reset", 12), ("evaluation", 0)])
-def test_failures_leave_a_checkpoint_and_a_traceback(script, where, error, monkeypatch):
+def test_failures_leave_a_checkpoint_and_a_traceback(where, error, monkeypatch):
     """An environment that raises in a step, in a reset, or in an evaluation: the resumed run is the same run, and no
     episode's return is missing in TensorBoard."""
     Failing.budget, Failing.error = 0, error
-    whole = trained(script, env_id="Failing-v0")
-    go, before = start(script, env_id="Failing-v0")
-    original = script.evaluate
+    whole = trained(env_id="Failing-v0")
+    go, before = start(env_id="Failing-v0")
+    original = run.evaluate
     if where[0] == "evaluation":
 
         def evaluate(*arguments):
             raise error("the simulator broke")
 
-        monkeypatch.setattr(script, "evaluate", evaluate)
+        monkeypatch.setattr(run, "evaluate", evaluate)
     else:
         Failing.where, Failing.budget = where, 1
     with pytest.raises(error, match="the simulator broke"):
         go()
     folder = (set(Path().glob("runs/*")) - before).pop()
-    monkeypatch.setattr(script, "evaluate", original)
-    state = survival.last_checkpoint(script.SCRIPT, folder)
+    monkeypatch.setattr(run, "evaluate", original)
+    state = survival.last_checkpoint(folder)
     assert state["step"] == 30 if where == ("step", 61) else state["step"] > 0  # amid warm-up
     assert (folder / "agent.pt").exists()
-    assert Failing.budget == 0 and resumed(script, folder) == 0 and same(script, whole, folder)
+    assert Failing.budget == 0 and resumed(folder) == 0 and same(whole, folder)
     assert scalars(whole) == scalars(folder)
 
 
-def test_simulators_that_are_not_deterministic(script, capfd):
+def test_simulators_that_are_not_deterministic(capfd):
     """The run says so and goes on from a new episode."""
-    folder = trained(script, env_id="Restless-v0")
-    assert resumed(script, folder, "--total-timesteps", "150") == 0
+    folder = trained(env_id="Restless-v0")
+    assert resumed(folder, "--total-timesteps", "150") == 0
     assert capfd.readouterr().err.count("the simulator is not deterministic; environment") == 2
-    state = survival.last_checkpoint(script.SCRIPT, folder)
+    state = survival.last_checkpoint(folder)
     assert state["step"] == 150  # 130 and the 20 of an episode, so that the next one is about to begin
     assert [len(actions) for actions in state["episodes"]["actions"]] == [0, 0]
 
 
 @pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v5", "Humanoid-v4", "Pendulum-v1", "OwnRandom-v0"])
-def test_episodes_come_back_to_the_bit(script, env_id):
+def test_episodes_come_back_to_the_bit(env_id):
     """Real simulators, and one with a generator of its own, interrupted within their first and a later episode, then
     followed for 30 steps."""
     rng = np.random.default_rng(1)
     for length in (7, 60):
-        left, right = (script.Episodes([script.make_env(env_id)], range(3, 4)) for _ in range(2))
+        left, right = (Episodes([make_env(env_id)], range(3, 4)) for _ in range(2))
         for _ in range(length):
             left.step(rng.uniform(-1, 1, (1, *left.envs[0].action_space.shape)).astype(np.float32))
             if left.over[0] or rng.random() < 0.05:
@@ -473,12 +483,12 @@ def test_episodes_come_back_to_the_bit(script, env_id):
 
 
 @pytest.mark.parametrize("env_id", ["Hopper-v4", "Drift-v0"])
-def test_many_environments_step_on_threads(script, env_id):
+def test_many_environments_step_on_threads(env_id):
     """Nine MuJoCo environments on threads equal each one alone, in their order; others stay on one thread."""
     seeds = range(5, 14)
-    together = script.Episodes([script.make_env(env_id) for _ in seeds], seeds)
+    together = Episodes([make_env(env_id) for _ in seeds], seeds)
     assert (together.pool is not None) == (env_id == "Hopper-v4")
-    alone = [script.Episodes([script.make_env(env_id)], range(seed, seed + 1)) for seed in seeds]
+    alone = [Episodes([make_env(env_id)], range(seed, seed + 1)) for seed in seeds]
     assert all(one.pool is None for one in alone)
     rng = np.random.default_rng(0)
     for _ in range(40):

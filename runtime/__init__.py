@@ -1,0 +1,24 @@
+"""What keeps a run alive, whatever it learns: no method lives here, and nothing here imports a script.
+
+messages.py      one clear line for what cannot be, exit code 2
+arguments.py     flags of every run, limits, --help, what a resumed run may change
+environments.py  environments, episodes that come back, evaluation
+streams.py       random numbers that need no saving
+device.py        compilation, CUDA graphs, copies that nobody waits for
+checkpoints.py   files that are whole or absent, --resume
+logs.py          the run's folder: config.json, evaluations.csv, TensorBoard, W&B, terminal
+run.py           the loop around a script's `train`: evaluation, checkpoints, signals, faults
+
+A script is a module with `Args`, `LIMITS`, `train(args, run)` and, where a paper has one, `table(env_id)`; its agent
+has `tensors`, `noise_shapes`, `act`, `readings` and `COMPILED`. CONTRIBUTING.md tells what each must be.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+_needed = ("torch", "numpy", "gymnasium", "tyro", "tqdm", "filelock", "tensorboard")
+if _missing := [name for name in _needed if importlib.util.find_spec(name) is None]:
+    print(f"{Path(sys.argv[0]).stem}: {', '.join(_missing)} not found: install what {Path(__file__).parent.parent}"
+          "/requirements.txt names (pip install -r), and start with that Python", file=sys.stderr)  # fmt: skip
+    raise SystemExit(2)

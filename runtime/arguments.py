@@ -1,0 +1,120 @@
+"""The command line: flags that every run has, limits, --help, and what a resumed run may change."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+from runtime.messages import fail
+
+import torch
+import tyro
+
+
+@dataclasses.dataclass
+class RunArgs:
+    env_id: str = "Hopper-v4"  # Gymnasium environment with a one-dimensional Box to observe and a bounded Box to act
+    seed: int = 1  # first seed
+    num_seeds: int = 1  # seeds trained together: seed, seed + 1, ...
+    total_timesteps: int = 1_000_000  # environment steps of each seed
+    eval_frequency: int = 10_000  # steps between two evaluations
+    eval_episodes: int = 10  # episodes in an evaluation of one seed
+    cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
+    compile: bool = True  # compile acting and the gradients, which takes up to a minute at the start
+    cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
+    checkpoint_frequency: int = 0  # steps between two checkpoints; 0: one at every evaluation
+    resume: Path | None = None  # continue the run in this folder, with its own values
+    keep_agents: bool = False  # keep the agent of every evaluation, agents/step-N.pt
+    track: bool = False  # log to Weights & Biases: a run for each seed, all in one group
+    wandb_project_name: str = "hamiltonian-policy-optimisation"  # project of --track
+    wandb_entity: str | None = None  # user or team of --track
+    capture_video: bool = False  # record the first episode of every evaluation
+
+
+LIMITS = {  # smallest and largest value of each number
+    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "eval_frequency": (1, 10**12),
+    "eval_episodes": (1, 10**4), "checkpoint_frequency": (0, 10**12),
+}  # fmt: skip
+
+
+def table(script: ModuleType, env_id: str) -> tuple[str, dict]:
+    """The name of the table that a script's values on an environment come from, and those values."""
+    return script.table(env_id) if hasattr(script, "table") else ("", {})
+
+
+def parse(script: ModuleType, argv: list[str]) -> tuple[RunArgs, dict[str, str]]:
+    """A script's arguments in force, and where each comes from: the command line, which wins, its table, or a default.
+
+    With --resume they are the run's own, and Refused if the command line contradicts them.
+    """
+    line = "\0".join(argv)
+    env_id = (re.findall("--env[-_]id[=\0]([^\0]+)", line) or [script.Args.env_id])[-1]
+    folder = (re.findall("--resume[=\0]([^\0]+)", line) or [None])[-1]
+    config = resumed_config(script, folder) if folder else None
+    env_id = config["args"]["env_id"] if config else env_id
+    origin, values = table(script, env_id)
+    default = script.Args(**(config["args"] if config else {"env_id": env_id} | values))
+    about = script.__doc__.splitlines()[0] + (f" From {origin}: {', '.join(values)}." if values else "")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            args = tyro.cli(script.Args, default=default, args=argv, description=about)
+    except SystemExit as stop:
+        if stop.code:  # tyro draws a box, whose first paragraph is the message
+            fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
+        raise
+    given = {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
+    source = config["source"] if config else {name: origin if name in values else "default" for name in vars(args)}
+    for name in given - {"resume"} if config else ():
+        value, old = getattr(args, name), config["args"][name]
+        if value != old and not (name == "total_timesteps" and value > old):
+            fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
+    return args, source | dict.fromkeys(given & vars(args).keys() - {"resume"}, "command line")
+
+
+def resumed_config(script: ModuleType, folder: str) -> dict:
+    """config.json of the run in a folder, which must be the script's own."""
+    try:
+        config = json.loads(Path(folder, "config.json").read_text())
+        script.Args(**config["args"])
+        config["source"], config["args"]["env_id"]
+        name = config["script"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
+    if name != Path(script.__file__).stem:
+        fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
+    return config
+
+
+def check(args: RunArgs, limits: dict[str, tuple]) -> None:
+    """Refuses values out of range, and what this machine lacks, before anything is written."""
+    for name, (low, high) in (LIMITS | limits).items():
+        if not low <= getattr(args, name) <= high:  # refuses NaN too
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
+    if args.seed + args.num_seeds > 2**32:
+        fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
+    if args.total_timesteps <= (starts := getattr(args, "learning_starts", 0)):
+        fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {starts}")
+    if args.cuda and not torch.cuda.is_available():
+        advice = "resume where there is one" if args.resume else "start with --no-cuda"
+        fail(f"--cuda: PyTorch finds no GPU; {advice}, or install a CUDA build of torch")
+    variable, *names = ("CC", "gcc", "clang") if args.cuda else ("CXX", "g++")
+    if args.compile and not any(map(shutil.which, [os.environ[variable]] if variable in os.environ else names)):
+        fail(f"--compile needs {' or '.join(names)}, or what {variable} names: install it, or start with --no-compile")
+    for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
+        if getattr(args, flag) and importlib.util.find_spec(package) is None:
+            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
+    if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        import wandb
+
+        try:
+            if not wandb.login(prompt=False):
+                raise ValueError("no account is known")
+        except Exception as error:  # also a refused key, no network
+            fail(f"--track: {error}; run `wandb login`, or set WANDB_MODE=offline")

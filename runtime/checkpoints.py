@@ -1,0 +1,90 @@
+"""Checkpoints: files that are whole or absent, two kept, the replay's rows in files of their own."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+from runtime.messages import fail, tell
+
+import filelock
+import torch
+
+
+def write_file(path: Path, content, checksum: bool = True) -> None:
+    """Writes beside, syncs, renames: under its name a file is whole or absent. Its SHA-256 stands in front."""
+    data, beside = io.BytesIO(), path.with_suffix(".part")
+    torch.save(content, data)
+    try:
+        with beside.open("wb") as file:
+            file.write(hashlib.sha256(data.getbuffer()).digest() if checksum else b"")
+            file.write(data.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_file(path: Path):
+    """What `write_file` wrote; runs no code that a file may hold. ValueError if it is missing, cut short or altered."""
+    data = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise ValueError(f"{path} is damaged or missing")
+    return torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
+
+
+class Checkpoints:
+    """The two newest checkpoints of a run, and the lock that keeps a second process out.
+
+    A replay has `rows` (S, capacity, ..), a ring, and `added`, the rows ever put in. Rows lie in files of their own,
+    each what was new at a checkpoint, so that a checkpoint writes nothing twice.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.kept = folder / "checkpoints", []  # names and the spans of rows that they need
+        self.folder.mkdir(exist_ok=True)
+        self.lock = filelock.FileLock(folder / "lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            fail(f"{folder} is in use by another process: wait for it, or stop it first")
+
+    def save(self, state: dict, replay) -> None:
+        """Rows first, then the checkpoint that needs them, and only then goes what neither kept one needs."""
+        rows, capacity, step = self.kept[-1][1] if self.kept else [], replay.rows.shape[1], state["step"]
+        saved, oldest = rows[-1][1] if rows else 0, max(0, step - capacity)
+        if step > saved:
+            start = max(oldest, saved)
+            new = replay.rows[:, torch.arange(start, step, device=replay.rows.device) % capacity]
+            write_file(self.folder / f"rows-{start}-{step}.pt", new.cpu())
+            rows = [*(span for span in rows if span[1] > oldest), (start, step)]
+        name = f"step-{step}.pt"
+        write_file(self.folder / name, state | {"rows": rows})
+        self.kept = [*(kept for kept in self.kept[-1:] if kept[0] != name), (name, rows)]
+        needed = {name for name, _ in self.kept} | {f"rows-{a}-{b}.pt" for _, rows in self.kept for a, b in rows}
+        for path in self.folder.iterdir():
+            if path.name not in needed:
+                path.unlink()
+
+    def load(self, replay) -> dict:
+        """The newest checkpoint whose files are all whole, its rows put into the replay; {} before the first one."""
+        paths = sorted(self.folder.glob("step-*.pt"), key=lambda path: -int(path.stem[5:]))
+        for path in paths:
+            try:
+                state = read_file(path)
+                for start, stop in state["rows"]:
+                    ring = torch.arange(start, stop, device=replay.rows.device) % replay.rows.shape[1]
+                    replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
+            except ValueError as error:
+                tell(f"{error}: {path.name} cannot be used")
+                continue
+            replay.added = state["step"]
+            replay.size.fill_(min(replay.added, replay.rows.shape[1]))
+            self.kept = [(path.name, state["rows"])]
+            return state
+        table = self.folder.parent / "evaluations.csv"
+        if not paths and len(table.read_text().splitlines() if table.exists() else []) < 2:  # killed at its very start
+            return {}
+        fail(f"--resume {self.folder.parent}: no checkpoint there is whole; start the run again")

@@ -1,0 +1,107 @@
+"""Where and how fast tensors are computed: compilation, CUDA graphs, and copies that nobody waits for."""
+
+import contextlib
+import ctypes
+import math
+import warnings
+
+from runtime.messages import fail
+
+import numpy as np
+import torch
+
+
+def allocate(flag: str, *shape: int, device: torch.device) -> torch.Tensor:
+    """An empty float32 tensor; Refused with the name of the flag that made it so large where it does not fit."""
+    try:
+        return torch.empty(shape, device=device)
+    except RuntimeError:
+        fail(f"{flag}: {math.prod(shape) * 4e-9:.1f} GB for all seeds do not fit on {device}; choose fewer")
+
+
+class Upload:
+    """Copies arrays of one shape to a device as float32. A GPU's copy goes through pinned memory, unawaited."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device):
+        self.device = device
+        self.host = torch.empty(shape, pin_memory=device.type == "cuda")
+        self.copied = torch.cuda.Event() if device.type == "cuda" else None
+
+    def __call__(self, array: np.ndarray) -> torch.Tensor:
+        """The array on the device; on a CPU the tensor is the same at each call."""
+        if self.copied:
+            self.copied.synchronize()  # the last array has left host memory; by now it has
+        self.host.numpy()[:] = array
+        out = self.host.to(self.device, non_blocking=True)
+        if self.copied:
+            self.copied.record()
+        return out
+
+
+class Acting:
+    """A function of observations and noise that hands over its actions before a GPU has computed them."""
+
+    def __init__(self, function, shape: tuple[int, ...], device: torch.device):
+        self.function, self.upload = function, Upload(shape, device)
+        self.arrived = torch.cuda.Event() if device.type == "cuda" else None
+
+    def __call__(self, obs: np.ndarray, noise: torch.Tensor) -> "Acting":
+        self.actions = self.function(self.upload(obs), noise).to("cpu", non_blocking=True)
+        if self.arrived:
+            self.arrived.record()
+        return self
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """Waits for the actions, and for nothing that was launched after them."""
+        if self.arrived:
+            self.arrived.synchronize()
+        return np.array(self.actions.numpy(), dtype)
+
+
+class Recorded:
+    """A function of tensors as one CUDA graph, recorded at its first call and replayed on the same memory after.
+
+    Recording needs a few trial runs, so whatever they changed in `agent` is put back.
+    """
+
+    def __init__(self, function, agent):
+        self.function, self.agent, self.graph = function, agent, None
+
+    def __call__(self, *inputs: torch.Tensor):
+        if self.graph is None:
+            self.inputs, kept = [x.clone() for x in inputs], [(x, x.clone()) for x in self.agent.tensors()]
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self.function(*self.inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = self.function(*self.inputs)
+            for x, old in kept:
+                x.copy_(old)
+        for mine, new in zip(self.inputs, inputs):
+            mine.copy_(new, non_blocking=True)
+        self.graph.replay()
+        return self.outputs
+
+
+def fast(agent, learn) -> tuple:
+    """An agent's acting, its learning, and the policies that evaluations run, as fast as arguments and machine allow.
+
+    The methods that `agent.COMPILED` names are replaced by compiled ones.
+    """
+    if agent.args.compile:
+        warnings.filterwarnings("ignore", "TensorFloat32")  # whose 10 bits of precision nobody asked for
+        torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
+        options = None if agent.args.cuda else {"cpp_wrapper": True}  # calls each kernel from C++, not from Python
+        for name in agent.COMPILED:
+            setattr(agent, name, torch.compile(getattr(agent, name), dynamic=False, options=options))
+    with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    functions = {"act": agent.act, "learn": learn} | agent.readings()
+    if agent.args.cuda and agent.args.cuda_graphs:
+        functions = {name: Recorded(function, agent) for name, function in functions.items()}
+    return functions.pop("act"), functions.pop("learn"), functions
