@@ -143,14 +143,12 @@ class Episodes:
 
 
 @torch.no_grad()
-def evaluate(name: str, policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=()) -> tuple:
+def evaluate(policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=()) -> tuple:
     """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
 
     An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
     training, and all policies evaluated at one step meet the same starts. A signal cuts it short.
     """
-    for row in envs:
-        row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
     starts = [[random_seed(s, step, e) for e in range(len(envs[0]))] for s in seeds]
     obs = np.array([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)])
     returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)

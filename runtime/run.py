@@ -126,11 +126,11 @@ class Run:
 
     def evaluate(self) -> None:
         """One episode in each environment of evaluations, by each policy; begun again on --resume if a signal came."""
-        step = self.envs.count
-        results = {
-            name: evaluate(name, policy, self.eval_envs, self.seeds, step, self.device, self.signals)
-            for name, policy in self.policies.items()
-        }
+        step, results = self.envs.count, {}
+        for name, policy in self.policies.items():
+            for row in self.eval_envs:
+                row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
+            results[name] = evaluate(policy, self.eval_envs, self.seeds, step, self.device, self.signals)
         if not self.signals:
             self.logs.evaluation(step, results)
             self.evaluated = step

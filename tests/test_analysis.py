@@ -7,17 +7,24 @@ import json
 import sys
 from pathlib import Path
 
+import sac_hpo_continuous as hpo
 from runtime.arguments import parse
+from runtime.messages import Refused
+from runtime.streams import random_seed
 
 import baseline1
 import before_after
 import clamped
 import collect
 import curves
+import gymnasium as gym
 import numpy as np
+import play
 import pytest
 import tables
 import throughput
+import torch
+from conftest import newest, quick, train
 from torch.utils.tensorboard import SummaryWriter
 
 RETURNS = {
@@ -205,6 +212,45 @@ def test_throughput_measures_the_scripts(tmp_path, capfd):
         float(rows[0]["steps/s"]) / float(rows[2]["steps/s"]), rel=0.05
     )
     assert "| sac_hpo_continuous | 2 | 2 |" in capfd.readouterr().out
+
+
+def test_play(capsys):
+    """The last agent and a kept one, of every seed, against a policy whose return on Drift is known by hand."""
+    flags = {"num_seeds": 2, "total_timesteps": 120, "eval_frequency": 60, "keep_agents": True}
+    assert train(hpo, quick(hpo, **flags)) == 0
+    run = newest()
+    kept, last = (torch.load(run / name, weights_only=True) for name in ("agents/step-60.pt", "agent.pt"))
+    assert (kept["step"], last["step"]) == (60, 120) and kept["agent"].keys() == last["agent"].keys()
+    assert not all(torch.equal(kept["agent"][name], last["agent"][name]) for name in kept["agent"])
+
+    rows = play.play(play.Args(run, episodes=3))
+    assert [row[:2] for row in rows] == [(s, name) for s in (1, 2) for name in ("leapfrog", "base")]
+    assert all((row[3] == 20).all() and len(row[2]) == 3 for row in rows)
+    agent = play.load(run)
+    for seed, name, returns, _ in rows:
+        for e in range(3):
+            env, total = gym.make("Drift-v0"), 0.0
+            obs, _ = env.reset(seed=random_seed(seed, e))
+            for _ in range(20):
+                seen = torch.as_tensor(obs).expand(2, 1, 1)
+                obs, reward, *_ = env.step(agent.readings()[name](seen)[seed - 1, 0].detach().numpy())
+                total += reward
+            assert returns[e] == pytest.approx(total, abs=1e-4)
+    assert [row[2].tolist() for row in play.play(play.Args(run, episodes=3, step=60))] != [r[2].tolist() for r in rows]
+    play.main(play.Args(run, episodes=3))
+    mean, deviation = rows[0][2].mean(), rows[0][2].std(ddof=1)
+    assert f"| 1 | leapfrog | 3 | {mean:.1f} ± {deviation:.1f} | 20.0 |" in capsys.readouterr().out
+    for wrong, message in ((play.Args(Path("no")), "name a run's folder"), (play.Args(run, step=7), "[60, 120]")):
+        with pytest.raises(Refused) as refusal:
+            play.play(wrong)
+        assert message in str(refusal.value)
+
+
+def test_play_films():
+    assert train(hpo, quick(hpo, env_id="Counter-v0")) == 0
+    play.main(play.Args(newest(), episodes=2, video=Path("films")))
+    names = {f"seed-1-{policy}-episode-{e}.mp4" for policy in ("leapfrog", "base") for e in (0, 1)}
+    assert {path.name for path in Path("films").glob("*.mp4")} == names
 
 
 def test_before_after(tmp_path, capsys):

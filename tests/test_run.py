@@ -139,8 +139,8 @@ def test_evaluation_returns(script):
     args = quick(script, num_seeds=2, seed=7)
     agent = script.Agent(args, 1, 1, torch.device("cpu"))
     envs = [[make_env("Drift-v0") for _ in range(2)] for _ in range(2)]
-    for name, policy in agent.readings().items():
-        returns, lengths = evaluate(name, policy, envs, range(7, 9), 500, torch.device("cpu"))
+    for policy in agent.readings().values():
+        returns, lengths = evaluate(policy, envs, range(7, 9), 500, torch.device("cpu"))
         assert (lengths == 20).all()
         for i, seed in enumerate((7, 8)):
             for e in range(2):
@@ -201,6 +201,12 @@ def test_what_a_run_leaves(script, monkeypatch):
         charts = {f"charts/{x}" for x in charts}
         evals = {f"eval/episodic_{x}" for x in ("return", "length", "return_base")}
         assert tags == losses | charts | evals
+        (text,) = events.Tensors("hyperparameters/text_summary")
+        shown = text.tensor_proto.string_val[0].decode()
+        assert (
+            "| batch_size | 16 | command line |" in shown
+            and "| alpha | 0.2 | HPO Tables 3 and 4, row Hopper |" in shown
+        )
         values = [(e.step, e.value) for e in events.Scalars("eval/episodic_return")]
         means = [
             np.mean([float(r["return"]) for r in rows if (r["step"], r["seed"]) == (str(t), str(seed))])

@@ -1,0 +1,100 @@
+"""Plays a trained agent of any script with the noise off, and tells its returns; shows or films it if asked.
+
+    python analysis/play.py runs/Hopper-v4__sac_hpo_continuous__1__1763720000
+    python analysis/play.py RUN --step 50000 --episodes 3      # of a run with --keep-agents
+    python analysis/play.py RUN --render human                 # on a screen
+    python analysis/play.py RUN --video films                  # MP4 files; without a screen set MUJOCO_GL=egl
+
+Every seed of the run plays the same number of episodes by every policy that the script evaluates (the leapfrog's action
+and the base policy's mean, in SAC-HPO). Starts differ from those of the run's own evaluations, and repeat.
+"""
+
+import dataclasses
+import importlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+from runtime.environments import evaluate, make_env
+from runtime.messages import Refused, fail, tell
+
+
+@dataclasses.dataclass
+class Args:
+    folder: tyro.conf.Positional[Path]  # a run's folder
+    episodes: int = 10  # episodes of each seed and policy
+    step: int | None = None  # the agent of this step, from a run with --keep-agents; otherwise agent.pt
+    render: Literal["human"] | None = None  # show it on a screen
+    video: Path | None = None  # film it into this folder
+
+
+def load(folder: Path, step: int | None = None):
+    """A run's agent, on the CPU and uncompiled."""
+    path = folder / (f"agents/step-{step}.pt" if step is not None else "agent.pt")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        script = config["script"]
+    except (OSError, ValueError, KeyError) as error:
+        kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))
+        fail(f"{path}: {error}; name a run's folder" + (f", and one of the steps {kept}" if step is not None else ""))
+    if not any((ROOT / where / f"{script}.py").is_file() for where in (".", "ablations")):
+        fail(f"{folder} is a run of {script}.py, which is not a script here")
+    module = importlib.import_module(script)
+    args = module.Args(**saved["args"] | {"cuda": False, "compile": False})
+    env = make_env(args.env_id)
+    agent = module.Agent(args, env.observation_space.shape[0], env.action_space.shape[0], torch.device("cpu"))
+    agent.load_state_dict(saved["agent"])
+    return agent
+
+
+def play(args: Args) -> list[tuple]:
+    """A row for each seed and policy: seed, policy, returns (episodes,), lengths (episodes,)."""
+    if args.episodes < 1:
+        fail(f"--episodes is {args.episodes}: choose 1 or more")
+    agent = load(args.folder, args.step)
+    mode, rows = "rgb_array" if args.video else args.render, []
+    for i in range(agent.args.num_seeds):
+        seed = agent.args.seed + i
+        for name, policy in agent.readings().items():
+            env = make_env(agent.args.env_id, mode)
+            if args.video:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that the folder has films already
+                    film, prefix = str(args.video.resolve()), f"seed-{seed}-{name}"
+                    env = gym.wrappers.RecordVideo(env, film, lambda _: True, name_prefix=prefix)
+
+            def alone(obs, policy=policy, i=i):  # all seeds' networks see the one observation
+                return policy(obs.expand(agent.args.num_seeds, -1, -1))[i : i + 1]
+
+            played = [
+                evaluate(alone, [[env]], range(seed, seed + 1), e, torch.device("cpu")) for e in range(args.episodes)
+            ]
+            env.close()
+            rows.append((seed, name, *(np.concatenate(x).ravel() for x in zip(*played))))
+    return rows
+
+
+def main(args: Args) -> None:
+    rows = play(args)
+    print("| seed | policy | episodes | return | length |\n| --- | --- | --- | --- | --- |")
+    for seed, name, returns, lengths in rows:
+        spread = f"{returns.mean():.1f} ± {returns.std(ddof=min(1, len(returns) - 1)):.1f}"
+        print(f"| {seed} | {name} | {len(returns)} | {spread} | {lengths.mean():.1f} |")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except Refused as refusal:
+        tell(refusal)
+        sys.exit(2)
