@@ -38,6 +38,7 @@ import sys
 
 from runtime.arguments import RunArgs
 from runtime.device import Upload, allocate
+from runtime.products import product
 from runtime.run import Run, launch
 
 import numpy as np
@@ -125,8 +126,8 @@ class Network(nn.Module):
         x = x if self.twins == 1 else x.repeat_interleave(2, dim=0)
         *hidden, last, last_bias = self.layers
         for weight, bias in zip(hidden[::2], hidden[1::2]):
-            x = self.activate(torch.baddbmm(bias, x, weight))
-        return torch.baddbmm(last_bias, last, x.mT)
+            x = self.activate(product(x, weight) + bias)
+        return product(last, x.mT) + last_bias
 
 
 class Critic(Network):
@@ -143,7 +144,7 @@ class Critic(Network):
     @torch.no_grad()
     def share(self, obs: torch.Tensor) -> torch.Tensor:
         """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
-        return torch.baddbmm(self.layers[1], obs.repeat_interleave(2, dim=0), self.layers[0][:, : self.obs_dim])
+        return product(obs.repeat_interleave(2, dim=0), self.layers[0][:, : self.obs_dim]) + self.layers[1]
 
     @torch.no_grad()
     def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,12 +155,12 @@ class Critic(Network):
         """
         first, _, second, bias, last, last_bias = self.layers
         first = first[:, self.obs_dim :]
-        h1 = torch.baddbmm(share, actions.repeat_interleave(2, dim=0), first).relu_()
-        h2 = torch.baddbmm(bias, h1, second).relu_()
-        q1, q2 = torch.baddbmm(last_bias, last, h2.mT).view(len(actions), 2, -1).unbind(1)
+        h1 = (product(actions.repeat_interleave(2, dim=0), first) + share).relu_()
+        h2 = (product(h1, second) + bias).relu_()
+        q1, q2 = (product(last, h2.mT) + last_bias).view(len(actions), 2, -1).unbind(1)
         flow = torch.where(h2 > 0, last, 0)
-        flow = torch.where(h1 > 0, torch.bmm(flow, second.mT), 0)
-        slope1, slope2 = torch.bmm(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
+        flow = torch.where(h1 > 0, product(flow, second.mT), 0)
+        slope1, slope2 = product(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
         return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
 
 

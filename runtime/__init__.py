@@ -5,6 +5,7 @@ arguments.py     flags of every run, limits, --help, what a resumed run may chan
 environments.py  environments, episodes that come back, evaluation
 streams.py       random numbers that need no saving
 device.py        compilation, CUDA graphs, copies that nobody waits for
+products.py      matrix products by the fastest library, at the precision asked for
 checkpoints.py   files that are whole or absent, --resume
 logs.py          the run's folder: config.json, evaluations.csv, TensorBoard, W&B, terminal
 run.py           the loop around a script's `train`: evaluation, checkpoints, signals, faults

@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from runtime.messages import fail
 
@@ -27,6 +28,7 @@ class RunArgs:
     eval_episodes: int = 10  # episodes in an evaluation of one seed
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
     compile: bool = True  # compile acting and the gradients, which takes up to a minute at the start
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"  # PyTorch's names; medium is bfloat16 on a CPU
     cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
     checkpoint_frequency: int = 0  # steps between two checkpoints; 0: one at every evaluation
     resume: Path | None = None  # continue the run in this folder, with its own values

@@ -26,14 +26,14 @@ def new_folder(env_id: str, script: str, seed: int) -> Path:
     return Path("runs", f"{stem}{stamp}")
 
 
-def describe(script: Path, args, source: dict[str, str]) -> dict:
+def describe(script: Path, args, source: dict[str, str], products: str) -> dict:
     """config.json: every value and where it came from, and what ran it."""
     device = torch.cuda.get_device_name() if args.cuda else f"cpu, {torch.get_num_threads()} threads"
     git = f"git -C '{script.parent}' describe --always --dirty --abbrev=40 --exclude='*'"
     code, commit = subprocess.getstatusoutput(git)
     packages = {package.name: package.version for package in importlib.metadata.distributions()}
     config = {"script": script.stem, "args": vars(args) | {"resume": None}, "source": source}
-    config |= {"commit": "unknown" if code else commit, "device": device}
+    config |= {"commit": "unknown" if code else commit, "device": device, "products": products}
     return config | {"python": sys.version.split()[0], "packages": packages}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import math
 import os
 import shlex
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from runtime import device
+from runtime import device, products
 from runtime.arguments import RunArgs, check, parse
 from runtime.checkpoints import Checkpoints, write_file
 from runtime.environments import Episodes, evaluate, make_env
@@ -49,6 +50,8 @@ class Run:
         self.evaluated, self.saved = 0, -1  # steps of the last evaluation and of the last checkpoint
         self.signals, self.seen, self.logs, self.agent = [], None, None, None
         self.whole = True  # not amid a script's step, so that a checkpoint can be written
+        kept = json.loads((args.resume / "config.json").read_text())["products"] if args.resume else None
+        self.products = products.choose(args.matmul_precision, self.device, 2 * args.num_seeds, kept)
 
     # ------------------------------------------------------------------------------------------- for a script's `train`
     def environments(self) -> Episodes:
@@ -102,7 +105,7 @@ class Run:
         self.folder = args.resume or new_folder(args.env_id, path.stem, args.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(self.folder)
-        config = describe(path, args, self.source)
+        config = describe(path, args, self.source, self.products)
         seeds = f"seeds {self.seeds[0]} to {self.seeds[-1]}"
         print(f"{path.stem} on {args.env_id}, {seeds}, {config['device']}: {self.folder}")
         for origin in dict.fromkeys(self.source.values()):
