@@ -1,9 +1,9 @@
 """Matrix products: which library computes them, and how precisely.
 
-On a CPU PyTorch hands float32 products to MKL, which on an AMD processor leaves AVX-512 unused. PyTorch also has oneDNN,
-which does not, and goes there once `torch.set_float32_matmul_precision` allows bfloat16. oneDNN then rounds to bfloat16
-only on a processor with AMX, and not even there if told to leave AMX alone. So float32 products by oneDNN are had by
-asking for less precision than one gets, and `choose` measures both the error and the time before it does.
+On a CPU PyTorch hands float32 products to MKL, which leaves AVX-512 unused on an AMD processor. PyTorch also has
+oneDNN, which does not, and goes there once `torch.set_float32_matmul_precision` allows bfloat16. oneDNN then rounds to
+bfloat16 only on a processor with AMX, and not even there if told to leave AMX alone. So float32 products by oneDNN are
+had by asking for less precision than one gets, and `choose` measures both the error and the time before it does.
 """
 
 import os
