@@ -18,7 +18,14 @@ sys.path.extend([str(ROOT), str(ROOT / "ablations")])
 from runtime.arguments import parse
 
 PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video")
-PLACE += ("compile", "cuda_graphs", "checkpoint_frequency", "resume", "keep_agents")  # nothing of the method
+PLACE += (
+    "compile",
+    "cuda_graphs",
+    "checkpoint_frequency",
+    "resume",
+    "keep_agents",
+    "products",
+)  # nothing of the method
 LENGTH = ("env_id", "total_timesteps", "eval_frequency", "eval_episodes")  # nor these tell arms of a script apart
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco")
 

@@ -68,7 +68,7 @@ def main(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
     Draws.step = timed("random numbers", Draws.step)
     total = STARTS + WARM_UP + steps
     fixed = {"learning-starts": STARTS, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
-    flags = [*argv, "--no-cuda", *(f"--{name}={value}" for name, value in fixed.items())]
+    flags = ["--compile", *argv, "--no-cuda", *(f"--{name}={value}" for name, value in fixed.items())]
     measured = run.Run(module, *parse(module, flags))
     measured.train()
 

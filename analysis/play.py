@@ -24,7 +24,8 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.extend([str(ROOT), str(ROOT / "ablations")])
-from runtime.environments import evaluate, make_env
+from runtime.environments import make_env
+from runtime.evaluation import evaluate
 from runtime.messages import Refused, fail, tell
 
 

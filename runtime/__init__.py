@@ -2,7 +2,8 @@
 
 messages.py      one clear line for what cannot be, exit code 2
 arguments.py     flags of every run, limits, --help, what a resumed run may change
-environments.py  environments, episodes that come back, evaluation
+environments.py  environments, and episodes that come back
+evaluation.py    episodes with the noise off, and their films
 streams.py       random numbers that need no saving
 device.py        compilation, CUDA graphs, copies that nobody waits for
 products.py      matrix products by the fastest library, at the precision asked for

@@ -7,10 +7,13 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from runtime.messages import fail
 
@@ -26,9 +29,12 @@ class RunArgs:
     total_timesteps: int = 1_000_000  # environment steps of each seed
     eval_frequency: int = 10_000  # steps between two evaluations
     eval_episodes: int = 10  # episodes in an evaluation of one seed
+    eval_max_steps: int = 10_000  # where an evaluation's episode is cut if the task has no time limit
+    exp_name: str | None = None  # name in the run's folder, which tells the arms of a sweep apart
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
-    compile: bool = True  # compile acting and the gradients, which takes up to a minute at the start
+    compile: bool = True  # compile acting and the gradients, half a minute at the start; short runs do without
     matmul_precision: Literal["highest", "high", "medium"] = "highest"  # PyTorch's names; medium is bfloat16 on a CPU
+    products: Literal["auto", "default", "onednn"] = "auto"  # library of a CPU's float32 products; auto picks by a rule
     cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
     checkpoint_frequency: int = 0  # steps between two checkpoints; 0: one at every evaluation
     resume: Path | None = None  # continue the run in this folder, with its own values
@@ -39,9 +45,10 @@ class RunArgs:
     capture_video: bool = False  # record the first episode of every evaluation
 
 
+SHORT = 10_000  # updates; a run of fewer takes longer to compile than it gains (docs/speed.md)
 LIMITS = {  # smallest and largest value of each number
-    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**12), "eval_frequency": (1, 10**12),
-    "eval_episodes": (1, 10**4), "checkpoint_frequency": (0, 10**12),
+    "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**10), "eval_frequency": (1, 10**12),
+    "eval_episodes": (1, 10**4), "eval_max_steps": (1, 10**9), "checkpoint_frequency": (0, 10**12),
 }  # fmt: skip
 
 
@@ -57,8 +64,13 @@ def parse(script: ModuleType, argv: list[str]) -> tuple[RunArgs, dict[str, str]]
     """
     line = "\0".join(argv)
     env_id = (re.findall("--env[-_]id[=\0]([^\0]+)", line) or [script.Args.env_id])[-1]
-    folder = (re.findall("--resume[=\0]([^\0]+)", line) or [None])[-1]
+    folder = (re.findall("--resume[=\0]([^\0]*)", line) or [None])[-1]
+    if folder == "":
+        fail("--resume names no folder (an unset variable?): name one under runs/")
     config = resumed_config(script, folder) if folder else None
+    if config and ":" in config["args"]["env_id"] and env_id != config["args"]["env_id"]:  # a stranger's, perhaps
+        own = config["args"]["env_id"]
+        fail(f"--resume {folder}: its environment {own} imports a module; if you trust it, give --env-id {own}")
     env_id = config["args"]["env_id"] if config else env_id
     origin, values = table(script, env_id)
     default = script.Args(**(config["args"] if config else {"env_id": env_id} | values))
@@ -84,14 +96,35 @@ def resumed_config(script: ModuleType, folder: str) -> dict:
     """config.json of the run in a folder, which must be the script's own."""
     try:
         config = json.loads(Path(folder, "config.json").read_text())
-        script.Args(**config["args"])
-        config["source"], config["args"]["env_id"]
-        name = config["script"]
+        if (name := config["script"]) != Path(script.__file__).stem:
+            fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
+        args, hints = config["args"], get_type_hints(script.Args)
+        if odd := {*args} ^ {*hints} | {key for key in {*args} & {*hints} if not fits(args[key], hints[key])}:
+            raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(sorted(odd))}")
+        if not fits(config["source"], dict):
+            raise ValueError("it names no sources")
     except (OSError, ValueError, TypeError, KeyError) as error:
         fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
-    if name != Path(script.__file__).stem:
-        fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
     return config
+
+
+def fits(value, hint) -> bool:
+    """Whether a value of JSON is of an argument's type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):  # a union
+        return any(fits(value, option) for option in get_args(hint))
+    kinds = {float: (int, float), Path: ()}.get(hint, hint)
+    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+
+
+def skip_compiling(args: RunArgs, source: dict[str, str]) -> RunArgs:
+    """The arguments with --no-compile where nobody asked for either and a new run is too short to gain by it."""
+    short = args.total_timesteps - getattr(args, "learning_starts", 0) < SHORT
+    if not (args.compile and short and source["compile"] == "default" and not args.resume):
+        return args
+    source["compile"] = "short run"
+    return dataclasses.replace(args, compile=False)
 
 
 def check(args: RunArgs, limits: dict[str, tuple]) -> None:
@@ -106,17 +139,33 @@ def check(args: RunArgs, limits: dict[str, tuple]) -> None:
     if args.cuda and not torch.cuda.is_available():
         advice = "resume where there is one" if args.resume else "start with --no-cuda"
         fail(f"--cuda: PyTorch finds no GPU; {advice}, or install a CUDA build of torch")
-    variable, *names = ("CC", "gcc", "clang") if args.cuda else ("CXX", "g++")
-    if args.compile and not any(map(shutil.which, [os.environ[variable]] if variable in os.environ else names)):
-        fail(f"--compile needs {' or '.join(names)}, or what {variable} names: install it, or start with --no-compile")
+    if args.compile:
+        try_compiler(*(("CC", "gcc", "clang") if args.cuda else ("CXX", "g++")))
     for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
         if getattr(args, flag) and importlib.util.find_spec(package) is None:
             fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
-    if args.track and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
-        import wandb
-
+    if args.track:
         try:
-            if not wandb.login(prompt=False):
+            import wandb
+
+            if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not wandb.login(prompt=False):
                 raise ValueError("no account is known")
-        except Exception as error:  # also a refused key, no network
+        except Exception as error:  # also a refused key, no network, half an installation
             fail(f"--track: {error}; run `wandb login`, or set WANDB_MODE=offline")
+
+
+def try_compiler(variable: str, *names: str) -> None:
+    """Compiles nothing much, so that a compiler that fails is told before the run and not at its first update."""
+    named = [os.environ[variable]] if variable in os.environ else names
+    command = next((name for name in named if shutil.which((shlex.split(name) or [""])[0])), None)
+    advice = "install it, or start with --no-compile"
+    if command is None:
+        fail(f"--compile needs {' or '.join(names)}, or what {variable} names: {advice}")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "try.cpp" if variable == "CXX" else "try.c")
+        source.write_text("int main(void) { return 0; }\n")
+        words = [*shlex.split(command), str(source), "-o", str(source.with_suffix(""))]
+        done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        fail(f"--compile: {command} fails ({said}): mend or {advice}")

@@ -3,12 +3,17 @@
 import hashlib
 import io
 import os
+import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.messages import fail, tell
 
 import filelock
 import torch
+
+BAD_CONTENT = ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError, pickle.PickleError
 
 
 def write_file(path: Path, content, checksum: bool = True) -> None:
@@ -44,6 +49,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder, self.kept = folder / "checkpoints", []  # names and the spans of rows that they need
+        if self.folder.is_symlink():
+            fail(f"{self.folder} is a link: a run deletes its old checkpoints, and nothing behind a link; move it here")
         self.folder.mkdir(exist_ok=True)
         self.lock = filelock.FileLock(folder / "lock")
         try:
@@ -64,21 +71,29 @@ class Checkpoints:
         write_file(self.folder / name, state | {"rows": rows})
         self.kept = [*(kept for kept in self.kept[-1:] if kept[0] != name), (name, rows)]
         needed = {name for name, _ in self.kept} | {f"rows-{a}-{b}.pt" for _, rows in self.kept for a, b in rows}
-        for path in self.folder.iterdir():
+        for path in self.own(r"(step-\d+|rows-\d+-\d+)\.(pt|part)"):
             if path.name not in needed:
                 path.unlink()
 
-    def load(self, replay) -> dict:
-        """The newest checkpoint whose files are all whole, its rows put into the replay; {} before the first one."""
-        paths = sorted(self.folder.glob("step-*.pt"), key=lambda path: -int(path.stem[5:]))
+    def own(self, pattern: str) -> list[Path]:
+        """Files of this run by their exact names: no folder, nothing behind a link, nothing that somebody put here."""
+        files = (path for path in self.folder.iterdir() if path.is_file() and not path.is_symlink())
+        return [path for path in files if re.fullmatch(pattern, path.name)]
+
+    def load(self, replay, restore: Callable[[dict], None]) -> dict:
+        """The newest checkpoint whose files are all whole; {} before the first one. Its rows go into the replay, and
+        `restore`, which takes the rest, may raise where its content is not what it should be."""
+        paths = sorted(self.own(r"step-\d+\.pt"), key=lambda path: -int(path.stem[5:]))
         for path in paths:
             try:
                 state = read_file(path)
                 for start, stop in state["rows"]:
                     ring = torch.arange(start, stop, device=replay.rows.device) % replay.rows.shape[1]
                     replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
-            except ValueError as error:
-                tell(f"{error}: {path.name} cannot be used")
+                restore(state)
+            except BAD_CONTENT as error:
+                said = " ".join(str(error).split())[:200]
+                tell(f"{said if type(error) is ValueError else repr(said)}: {path.name} cannot be used")
                 continue
             replay.added = state["step"]
             replay.size.fill_(min(replay.added, replay.rows.shape[1]))

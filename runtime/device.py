@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import math
+import time
 import warnings
 
 from runtime.messages import fail
@@ -85,6 +86,16 @@ class Recorded:
             mine.copy_(new, non_blocking=True)
         self.graph.replay()
         return self.outputs
+
+
+def warm_up(agent, act, learn, draws, shape: tuple[int, ...]) -> float:
+    """Acts and learns once, so that all is compiled before the run begins; puts back what that changed. The seconds."""
+    start, kept = time.monotonic(), [(x, x.clone()) for x in agent.tensors()]
+    acting, updating, uniform = (torch.zeros_like(x) for x in draws.step(0))
+    act(torch.zeros(shape, device=acting.device), acting), learn(uniform, updating)
+    for x, old in kept:
+        x.copy_(old)
+    return time.monotonic() - start
 
 
 def fast(agent, learn) -> tuple:

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
@@ -11,7 +12,7 @@ import sys
 import warnings
 
 from runtime.messages import Fault, fail, tell
-from runtime.streams import random_seed
+from runtime.streams import WARM_UP, episode, stream
 
 import gymnasium as gym
 import numpy as np
@@ -38,6 +39,27 @@ def quiet():
         os.close(kept[0]), os.close(kept[1])
 
 
+class NarrowSeeds(gym.Wrapper):
+    """For a simulator whose own generator takes 32 bits: a hash of the key, so that two episodes might start alike."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        narrow = None if seed is None else int(np.random.SeedSequence(seed).generate_state(1)[0])
+        return self.env.reset(seed=narrow, options=options)
+
+
+@functools.lru_cache
+def takes_wide_seeds(env_id: str) -> bool:
+    """Asks an environment of its own, because a reset may count."""
+    env = gym.make(env_id, disable_env_checker=True)
+    try:
+        env.reset(seed=2**100)
+        return True
+    except Exception:
+        return False
+    finally:
+        env.close()
+
+
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
     bullet = "Bullet" in env_id
@@ -50,6 +72,7 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
                 importlib.import_module("pybullet_envs_gymnasium")
             drawn = {"render_mode": render_mode} if render_mode else {}
             env = gym.make(env_id, disable_env_checker=True, **drawn)
+            env = env if takes_wide_seeds(env_id) else NarrowSeeds(env)
             if drawn or bullet:  # which starts its simulator, and greets, at the first reset
                 env.reset(seed=0)  # PyBullet goes back to the state of its first reset: let it be the same each time
             if render_mode == "rgb_array" and not isinstance(env.render(), np.ndarray):  # can this machine draw?
@@ -58,13 +81,23 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
         fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
     except Exception as error:  # a missing simulator, a malformed name, no way to render
-        fail(f"--env-id {env_id} cannot be made{' with video' if render_mode else ''}: {error or type(error).__name__}")
+        why = f"{' to be drawn' if render_mode else ''}: {error or type(error).__name__}"
+        without = "; on a machine without a screen set MUJOCO_GL=egl" if render_mode == "rgb_array" else ""
+        fail(f"--env-id {env_id} cannot be made{why}{without}")
     obs, act = env.observation_space, env.action_space
     boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in (obs, act))
     if not (boxes and act.dtype.kind == "f" and act.is_bounded()):
         fail(f"--env-id {env_id} observes {obs} and acts in {act}: choose one that observes a Box of one dimension "
              "and acts in a bounded continuous Box of one dimension")  # fmt: skip
+    if (flat := np.flatnonzero(act.low == act.high)).size:
+        fail(f"--env-id {env_id}: its action space has low = high in dimension {flat[0]}: there is nothing to learn")
+    clip = functools.partial(into_box, act.low, act.high)  # the affine map may round out of the box
+    env = gym.wrappers.TransformAction(env, clip, act)
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+def into_box(low: np.ndarray, high: np.ndarray, action: np.ndarray) -> np.ndarray:
+    return np.clip(action, low, high).astype(low.dtype, copy=False)
 
 
 class Episodes:
@@ -78,11 +111,12 @@ class Episodes:
         self.obs_dim, self.act_dim = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
         mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")  # it steps outside the GIL
         self.pool = concurrent.futures.ThreadPoolExecutor(4) if mujoco and len(envs) > 7 else None
-        self.obs = np.array([env.reset(seed=random_seed(seed, 0))[0] for env, seed in zip(envs, seeds)])
+        # float64 holds every dtype that an environment may send, and may change between reset and step
+        self.obs = np.array([env.reset(seed=episode(seed, 0))[0] for env, seed in zip(envs, seeds)], np.float64)
 
     def random_actions(self) -> np.ndarray:
         """Uniform on [-1, 1], (S, d)."""
-        streams = [np.random.default_rng(random_seed(seed, self.count, use=2)) for seed in self.seeds]
+        streams = [stream(seed, self.count, 0, WARM_UP) for seed in self.seeds]
         return np.array([stream.uniform(-1, 1, self.act_dim) for stream in streams], np.float32)
 
     def step(self, actions) -> tuple[np.ndarray, ...]:
@@ -101,7 +135,8 @@ class Episodes:
         self.count, self.pending = self.count + 1, None
         for past, action in zip(self.actions, actions):
             past.append(action)
-        self.obs, rewards, terminated, truncated = map(np.array, zip(*outcomes))
+        obs_list, *others = zip(*outcomes)
+        self.obs, (rewards, terminated, truncated) = np.array(obs_list, np.float64), map(np.array, others)
         self.returns, self.over = self.returns + rewards, terminated | truncated
         self.refuse(observation=self.obs, reward=rewards)
         return obs, actions, rewards, self.obs.copy(), terminated
@@ -116,7 +151,7 @@ class Episodes:
     def begin(self, i: int, number: int | None = None) -> None:
         """The i-th seed's next episode, or the one with this number."""
         number = self.numbers[i] + 1 if number is None else number
-        self.obs[i] = self.envs[i].reset(seed=random_seed(self.seeds[i], 0, number))[0]
+        self.obs[i] = self.envs[i].reset(seed=episode(self.seeds[i], 0, number))[0]
         self.numbers[i], self.actions[i], self.returns[i], self.over[i] = number, [], 0, False
 
     def state(self) -> dict:
@@ -140,23 +175,3 @@ class Episodes:
                 tell(f"the simulator is not deterministic; environment {i} begins anew")
             if self.over[i] or not same:
                 self.begin(i)
-
-
-@torch.no_grad()
-def evaluate(policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=()) -> tuple:
-    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
-
-    An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
-    training, and all policies evaluated at one step meet the same starts. A signal cuts it short.
-    """
-    starts = [[random_seed(s, step, e) for e in range(len(envs[0]))] for s in seeds]
-    obs = np.array([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)])
-    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
-    while running.any() and not signals:
-        actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-        for i, e in np.argwhere(running):
-            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
-            returns[i, e] += reward
-            lengths[i, e] += 1
-            running[i, e] = not (terminated or truncated)
-    return returns, lengths

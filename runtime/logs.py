@@ -18,39 +18,38 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 
-def new_folder(env_id: str, script: str, seed: int) -> Path:
-    """runs/<environment>__<script>__<seed>__<unix time>; of two in a second the later one gets the next second."""
-    stamp, stem = int(time.time()), f"{re.sub('[^A-Za-z0-9._-]', '_', env_id)}__{script}__{seed}__"
+def new_folder(args, script: str) -> Path:
+    """runs/<environment>__<script>[__<experiment>]__<seed>__<unix time>; of two in a second the later one moves on."""
+    names = [args.env_id, script, *([args.exp_name] if args.exp_name else []), str(args.seed)]
+    stamp, stem = int(time.time()), "".join(re.sub("[^A-Za-z0-9._-]", "_", name) + "__" for name in names)
     while Path("runs", f"{stem}{stamp}").exists():
         stamp += 1
     return Path("runs", f"{stem}{stamp}")
 
 
-def describe(script: Path, args, source: dict[str, str], products: str) -> dict:
+def describe(script: Path, args, source: dict[str, str]) -> dict:
     """config.json: every value and where it came from, and what ran it."""
     device = torch.cuda.get_device_name() if args.cuda else f"cpu, {torch.get_num_threads()} threads"
-    git = f"git -C '{script.parent}' describe --always --dirty --abbrev=40 --exclude='*'"
-    code, commit = subprocess.getstatusoutput(git)
+    commit, git = "", ["git", "-C", str(script.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with contextlib.suppress(OSError):  # no git here
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     packages = {package.name: package.version for package in importlib.metadata.distributions()}
     config = {"script": script.stem, "args": vars(args) | {"resume": None}, "source": source}
-    config |= {"commit": "unknown" if code else commit, "device": device, "products": products}
+    config |= {"commit": commit or "unknown", "device": device}
     return config | {"python": sys.version.split()[0], "packages": packages}
 
 
 class Logs:
     """The open logs of all seeds. Scalars go to TensorBoard, seed-<n>/, and with --track to W&B, a run a seed."""
 
-    def __init__(self, folder: Path, config: dict, seeds: range, columns: list[str], step: int, size: int):
-        """Opens them at a step. What a killed run wrote after it goes; `size` is evaluations.csv's at the step."""
+    def __init__(self, folder: Path, config: dict, seeds: range, columns: list[str], step: int, table: str):
+        """Opens them at a step; `table` is evaluations.csv's text then. What a killed run wrote after it goes."""
         self.folder, self.seeds, args = folder, seeds, config["args"]
+        head = ",".join(["step", "seed", "episode", "return", "length", *columns]) + "\n"
+        for name, text in (("evaluations.csv", table or head), ("config.json", json.dumps(config, indent=2) + "\n")):
+            (folder / f"{name}.part").write_text(text)
+            (folder / f"{name}.part").replace(folder / name)
         self.csv = (folder / "evaluations.csv").open("a")
-        if size > self.csv.tell():
-            fail(f"--resume {folder}: evaluations.csv is shorter than at the checkpoint; start the run again")
-        self.csv.truncate(size)
-        if not size:
-            print("step", "seed", "episode", "return", "length", *columns, sep=",", file=self.csv, flush=True)
-        (folder / "config.part").write_text(json.dumps(config, indent=2) + "\n")
-        (folder / "config.part").replace(folder / "config.json")
         self.writers = [SummaryWriter(folder / f"seed-{seed}", purge_step=step + 1) for seed in seeds]
         rows = [f"| {name} | {value} | {config['source'].get(name, '')} |" for name, value in args.items()]
         for writer in self.writers if not step else ():
@@ -66,11 +65,22 @@ class Logs:
 
         shared = {"project": args["wandb_project_name"], "entity": args["wandb_entity"], "resume": "allow"}
         shared |= {"dir": self.folder.resolve(), "group": self.folder.name, "reinit": "create_new"}
-        names = {seed: f"{self.folder.name}__seed-{seed}" for seed in self.seeds}
-        runs = [wandb.init(**shared, id=n, name=n, config=args | {"seed": seed}) for seed, n in names.items()]
-        for run in runs:
-            run.define_metric("*", step_metric="global_step")
+        runs = []
+        for seed in self.seeds:
+            name = f"{self.folder.name}__seed-{seed}"
+            try:
+                runs.append(wandb.init(**shared, id=name, name=name, config=args | {"seed": seed}))
+                runs[-1].define_metric("*", step_metric="global_step")
+            except Exception as error:  # wandb's own, a refusing server, half an installation
+                fail(f"--track: {error}; see wandb's settings, or set WANDB_MODE=offline")
         return runs
+
+    def film(self, step: int, i: int, path: Path) -> None:
+        """Sends the i-th seed's film to W&B."""
+        if self.tracked and path.is_file():
+            import wandb
+
+            self.tracked[i].log({"videos": wandb.Video(str(path), format="mp4"), "global_step": step}, step=step)
 
     def scalars(self, step: int, metrics: dict, positions=None) -> None:
         """Scalars (S,) of all seeds, or of the seeds at these positions."""
@@ -103,13 +113,13 @@ class Logs:
             told = f"step {step}, {self.rate:.0f} steps/s, {left} s left, last evaluation {self.last}"
             print(told, flush=True)
 
-    def sync(self) -> int:
-        """Puts on disk what was logged; evaluations.csv's size."""
+    def sync(self) -> str:
+        """Puts on disk what was logged; the text of evaluations.csv."""
         self.csv.flush()
         os.fsync(self.csv.fileno())
         for writer in self.writers:
             writer.flush()
-        return self.csv.tell()
+        return (self.folder / "evaluations.csv").read_text()
 
     def close(self) -> None:
         for end in [x.close for x in (self.bar, self.csv, *self.writers)] + [x.finish for x in self.tracked]:

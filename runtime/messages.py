@@ -1,8 +1,13 @@
 """One clear line for what cannot be. Whoever starts the program turns a `Refused` into that line and exit code 2."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import NoReturn
+
+import torch
+
+POOR = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # what a machine runs out of
 
 
 class Refused(Exception):
@@ -20,3 +25,12 @@ def fail(message: str) -> NoReturn:
 def tell(message: object) -> None:
     """A line on stderr, after the program's name."""
     print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
+
+
+def out_of(error: Exception) -> str | None:
+    """What the machine has run out of, in words, if that is what an error says."""
+    if getattr(error, "errno", None) in POOR:
+        return error.strerror
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "out of memory (choose fewer --num-seeds, or a smaller --buffer-size or --batch-size)"
+    return None

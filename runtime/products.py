@@ -1,67 +1,105 @@
 """Matrix products: which library computes them, and how precisely.
 
-On a CPU PyTorch hands float32 products to MKL, which leaves AVX-512 unused on an AMD processor. PyTorch also has
-oneDNN, which does not, and goes there once `torch.set_float32_matmul_precision` allows bfloat16. oneDNN then rounds to
+On a CPU PyTorch hands float32 products to MKL, which uses AVX-512 on Intel's processors alone. PyTorch also has oneDNN,
+which uses it on all, and goes there once `torch.set_float32_matmul_precision` allows bfloat16. oneDNN then rounds to
 bfloat16 only on a processor with AMX, and not even there if told to leave AMX alone. So float32 products by oneDNN are
-had by asking for less precision than one gets, and `choose` measures both the error and the time before it does.
+had by asking for less precision than one gets, and `choose` makes sure of that by a product whose error it measures.
 """
 
 import os
-import time
+from pathlib import Path
 
-from runtime.messages import tell
+from runtime.messages import fail, tell
 
 import torch
 
-SIZE = 256  # of the products that are measured
-EXACT = 4e-6  # largest error over largest value of such a product in float32; bfloat16's is a thousand times larger
+SIZE = 256  # of the product that is tried
+EXACT = (
+    4e-6  # largest error of such a product in float32, over its largest value; bfloat16's is a thousand times larger
+)
 WIDE = 64  # smallest side of a product worth rounding to bfloat16
+NARROW = 8  # largest side that makes a product narrow
 half = False  # round wide products to bfloat16 on a CPU: --matmul-precision medium
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x @ weight, (N, m, k), (N, k, n) -> (N, m, n), by the library that `choose` chose."""
-    if x.shape[-2] == 1:  # a weighted sum, which compilation fuses with what made the weight
-        return (x.mT * weight).sum(-2, keepdim=True)
-    if half and min(*x.shape[-2:], weight.shape[-1]) >= WIDE:
+    return Product.apply(x, weight)
+
+
+class Product(torch.autograd.Function):
+    """A product whose gradients are products of the same kind."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return multiply(x, weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        to_x, to_weight = ctx.needs_input_grad
+        return multiply(grad, weight.mT) if to_x else None, multiply(x.mT, grad) if to_weight else None
+
+
+def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`torch.bmm`. Compiled for a CPU, a narrow product is a sum instead, which is fused with the passes before and
+    after it: 7% of an update of SAC, 9% of SAC-HPO's, with one seed (docs/speed.md)."""
+    (m, k), n = x.shape[-2:], weight.shape[-1]
+    if torch.compiler.is_compiling() and x.device.type == "cpu" and min(m, k, n) <= NARROW:
+        if k <= NARROW:
+            return (x[..., None] * weight[..., None, :, :]).sum(-2)
+        return (x[..., None, :] * weight.mT[..., None, :, :]).sum(-1)
+    if half and min(m, k, n) >= WIDE:
         return torch.bmm(x.bfloat16(), weight.bfloat16()).float()
     return torch.bmm(x, weight)
 
 
-def choose(precision: str, device: torch.device, networks: int = 2, kept: str | None = None) -> str:
-    """Sets how products are computed and returns "onednn" or "default", PyTorch's own choice.
+def choose(precision: str, wanted: str, device: torch.device, resumed: bool = False) -> str:
+    """Sets how products are computed; returns "onednn", or "default" for PyTorch's own choice.
 
     `precision` is PyTorch's highest, high or medium; on a CPU medium rounds wide products to bfloat16, if there are
-    instructions for it. `kept` is the choice of the run that is resumed: it stays, or a line says that it cannot.
+    instructions for it. `wanted` may also be "auto", a rule and no timing, so that a command gives the same run twice:
+    oneDNN for full precision where there is AVX-512 that MKL would not use. A resumed run wants what it began with.
     """
     global half
     half = precision == "medium" and device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     torch.set_float32_matmul_precision(precision)
     if device.type != "cpu" or precision != "highest":
         return "default"
-    error, gain = measure(networks)
-    if kept == "onednn" and error > EXACT:
-        tell("the run began with oneDNN's products, which are not exact here: it goes on with PyTorch's default ones")
-    if error > EXACT or (kept or ("onednn" if gain > 1.1 else "default")) == "default":
+    if wanted == "default" or (wanted == "auto" and not (vendor() != "GenuineIntel" and avx512())):
+        return "default"
+    if onednn_error() > EXACT:
+        if wanted == "onednn" and not resumed:
+            fail("--products onednn: oneDNN's products are not used here, or not exact; leave it out")
+        if resumed:
+            tell("the run began with oneDNN's products, which are not exact here: it goes on with PyTorch's default")
         return "default"
     torch.set_float32_matmul_precision("medium")
     return "onednn"
 
 
-def measure(networks: int) -> tuple[float, float]:
-    """oneDNN's largest error over the largest value of products, infinite where it is not in use; the default's time
-    over oneDNN's. Takes some milliseconds; leaves the precision at highest."""
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")  # AMX would round; read at the first product
+def vendor() -> str:
+    """The processor's maker as it names itself, "GenuineIntel" or "AuthenticAMD"; "" where that is not told."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def onednn_error() -> float:
+    """The largest error over the largest value of a product by oneDNN; infinite where PyTorch does not go there. Leaves
+    the precision at highest."""
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")  # without AMX; read at the first product
     stream = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(networks, SIZE, SIZE, generator=stream) for _ in range(2))
-    exact, outcomes, times = torch.bmm(x.double(), weight.double()), {}, {}
-    for precision in ("highest", "medium") * 4:
-        torch.set_float32_matmul_precision(precision)
-        start = time.perf_counter()
-        outcomes[precision] = torch.bmm(x, weight)
-        times.setdefault(precision, []).append(time.perf_counter() - start)
+    x, weight = torch.randn(2, 1, SIZE, SIZE, generator=stream).unbind()
+    exact = torch.bmm(x.double(), weight.double())
+    torch.set_float32_matmul_precision("medium")
+    ours = torch.bmm(x, weight)
     torch.set_float32_matmul_precision("highest")
-    if torch.equal(outcomes["highest"], outcomes["medium"]):  # one library made both
-        return float("inf"), 1.0
-    error = ((outcomes["medium"] - exact).abs().max() / exact.abs().max()).item()
-    return error, min(times["highest"]) / min(times["medium"])
+    if torch.equal(ours, torch.bmm(x, weight)):  # one library made both
+        return float("inf")
+    return ((ours - exact).abs().max() / exact.abs().max()).item()

@@ -1,35 +1,58 @@
-"""Random numbers that need no saving: every stream starts from its seed and its place in the run."""
+"""Random numbers that need no saving: every stream is named by its seed, its place in the run and its use.
+
+No two of them can coincide, because a name is a key and never a hash: on a CPU it is Philox's key (seed, use) and the
+upper half of its counter (step, number), on a GPU the 64-bit key (seed, step) of PyTorch's own Philox, and for an
+environment one integer of 112 bits. A seed draws the same whichever seeds run beside it.
+"""
 
 import math
 
 import numpy as np
 import torch
 
+LIMITS = 2**32, 2**40, 2**40  # of a seed, a step and a number, so that they stand side by side in a key
+NOISE, WARM_UP = 1, 2  # uses
 BLOCK = 16  # steps for which a run's random numbers are drawn at once
 
 
-def random_seed(seed: int, step: int, number: int = 0, use: int = 0) -> int:
-    """What each random stream starts from. The place in the run alone decides it, so no random state is ever saved,
-    and a seed draws the same whichever seeds run beside it. `use` is 0 for episodes, 1 for noise, 2 for warm-up."""
-    return int(np.random.SeedSequence([seed, step, number, use]).generate_state(1)[0])
+def stream(seed: int, step: int, number: int, use: int) -> np.random.Generator:
+    """2**130 random bits that belong to one use at one place."""
+    return np.random.Generator(np.random.Philox(key=[seed, use], counter=[0, 0, number, step]))
+
+
+def episode(seed: int, step: int, number: int = 0) -> int:
+    """What an environment is reset with: a number among training's episodes (step 0) or an evaluation's (its step)."""
+    return seed << 80 | step << 40 | number
+
+
+def gpu_seed(seed: int, block: int) -> int:
+    return seed << 32 | block
 
 
 class Draws:
     """The random numbers of each step, drawn for BLOCK steps at once."""
 
     def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
-        self.seeds, self.stream, self.block = seeds, torch.Generator(device), -1
+        self.seeds, self.block = seeds, -1
+        self.stream = torch.Generator(device) if device.type == "cuda" else None
         self.shapes, self.split = (acting, updating), math.prod(acting)
         self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
         self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
 
+    def draw(self, block: int) -> None:
+        self.block = block
+        for seed, normal, uniform in zip(self.seeds, self.normal, self.uniform):
+            if self.stream:
+                self.stream.manual_seed(gpu_seed(seed, block))
+                normal.normal_(generator=self.stream), uniform.uniform_(generator=self.stream)
+            else:
+                numbers, out = stream(seed, block, 0, NOISE), normal.numpy()
+                numbers.standard_normal(out=out, dtype=out.dtype), numbers.random(out=uniform.numpy())
+
     def step(self, step: int) -> list[torch.Tensor]:
         """The numbers of a step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
         if self.block != step // BLOCK:
-            self.block = step // BLOCK
-            for seed, normal, uniform in zip(self.seeds, self.normal, self.uniform):
-                self.stream.manual_seed(random_seed(seed, self.block, use=1))
-                normal.normal_(generator=self.stream), uniform.uniform_(generator=self.stream)
+            self.draw(step // BLOCK)
         normal, uniform = self.normal[:, step % BLOCK], self.uniform[:, step % BLOCK]
         parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
         return [part.view(-1, *shape) for part, shape in parts] + [uniform]

@@ -10,7 +10,7 @@ from pathlib import Path
 import sac_hpo_continuous as hpo
 from runtime.arguments import parse
 from runtime.messages import Refused
-from runtime.streams import random_seed
+from runtime.streams import episode
 
 import baseline1
 import before_after
@@ -230,7 +230,7 @@ def test_play(capsys):
     for seed, name, returns, _ in rows:
         for e in range(3):
             env, total = gym.make("Drift-v0"), 0.0
-            obs, _ = env.reset(seed=random_seed(seed, e))
+            obs, _ = env.reset(seed=episode(seed, e))
             for _ in range(20):
                 seen = torch.as_tensor(obs).expand(2, 1, 1)
                 obs, reward, *_ = env.step(agent.readings()[name](seen)[seed - 1, 0].detach().numpy())

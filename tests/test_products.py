@@ -2,21 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import sac_continuous as sac
 from runtime import products
+from runtime.messages import Refused
 
-import numpy as np
 import pytest
 import torch
 from conftest import newest, quick, resume, train
 
 CPU = torch.device("cpu")
 ROOT = Path(sac.__file__).parent
-ONEDNN = products.measure(2)[0] < products.EXACT  # whether this machine has float32 products by oneDNN
+ONEDNN = products.onednn_error() < products.EXACT  # whether this machine has float32 products by oneDNN
 SHAPES = [  # m, k, n: hidden, first and last layers of critic, policy and force, acting, and their gradients
     (256, 256, 256), (256, 14, 256), (256, 393, 256), (1, 256, 256), (6, 256, 256), (34, 256, 256), (3, 256, 256),
     (256, 3, 256), (256, 17, 32), (3, 32, 256), (1, 11, 256), (1, 17, 32), (17, 256, 256),
@@ -57,46 +58,83 @@ def test_products_and_gradients(library, networks):
     assert (rounded > 0) == products.half
 
 
-@pytest.mark.skipif(not ONEDNN, reason="no float32 products by oneDNN here")
-def test_the_choice_is_kept(monkeypatch, capfd):
-    """What config.json says is what a resumed run computes with, whatever a measurement would say there."""
-    for gain, expected in ((2.0, "onednn"), (0.5, "default")):
-        monkeypatch.setattr(products, "measure", lambda networks, gain=gain: (1e-7, gain))
-        assert train(sac, quick(sac)) == 0
-        folder = newest()
-        assert json.loads((folder / "config.json").read_text())["products"] == expected
+def test_the_rule(monkeypatch):
+    """oneDNN where MKL leaves AVX-512 unused and oneDNN is exact, and nowhere else; a word wins over the rule."""
+    for maker, wide, error, wanted, expected in (
+        ("AuthenticAMD", True, 1e-7, "auto", "onednn"),
+        ("GenuineIntel", True, 1e-7, "auto", "default"),
+        ("AuthenticAMD", False, 1e-7, "auto", "default"),
+        ("AuthenticAMD", True, 2e-3, "auto", "default"),
+        ("AuthenticAMD", True, 1e-7, "default", "default"),
+        ("GenuineIntel", True, 1e-7, "onednn", "onednn"),
+    ):
+        monkeypatch.setattr(products, "vendor", lambda maker=maker: maker)
+        monkeypatch.setattr(products, "avx512", lambda wide=wide: wide)
+        monkeypatch.setattr(products, "onednn_error", lambda error=error: error)
+        assert products.choose("highest", wanted, CPU) == expected
         assert torch.get_float32_matmul_precision() == ("medium" if expected == "onednn" else "highest")
-        monkeypatch.setattr(products, "measure", lambda networks, gain=gain: (1e-7, 1 / gain))
+    monkeypatch.setattr(products, "onednn_error", lambda: float("inf"))
+    with pytest.raises(Refused, match="--products onednn"):
+        products.choose("highest", "onednn", CPU)
+
+
+def test_the_choice_is_kept(monkeypatch, capfd):
+    """A resumed run computes with what it began with, whatever the rule says there; if it cannot, it says so."""
+    monkeypatch.setattr(products, "avx512", lambda: True)
+    monkeypatch.setattr(products, "onednn_error", lambda: 1e-7)
+    for maker, expected in (("AuthenticAMD", "onednn"), ("GenuineIntel", "default")):
+        monkeypatch.setattr(products, "vendor", lambda maker=maker: maker)
+        before = set(Path("runs").glob("*"))
+        assert train(sac, quick(sac)) == 0
+        folder = newest(before)
+        other = "GenuineIntel" if maker == "AuthenticAMD" else "AuthenticAMD"
+        monkeypatch.setattr(products, "vendor", lambda other=other: other)
         assert resume(sac, folder, "--total-timesteps", "130") == 0
-        assert json.loads((folder / "config.json").read_text())["products"] == expected
-    monkeypatch.setattr(products, "measure", lambda networks: (float("inf"), 1.0))
-    assert products.choose("highest", CPU, kept="onednn") == "default"
+        assert json.loads((folder / "config.json").read_text())["args"]["products"] == expected
+    monkeypatch.setattr(products, "onednn_error", lambda: float("inf"))
+    assert products.choose("highest", "onednn", CPU, resumed=True) == "default"
     assert "the run began with oneDNN's products, which are not exact here" in capfd.readouterr().err
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_rounded_products_are_refused(monkeypatch):
-    """A processor whose oneDNN rounds to bfloat16 keeps the default however fast that is."""
-    monkeypatch.setattr(products, "measure", lambda networks: (2e-3, 9.0))
-    assert products.choose("highest", CPU) == "default" and torch.get_float32_matmul_precision() == "highest"
-
-
 def test_medium_rounds(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert products.choose("medium", CPU) == "default" and products.half
+    assert products.choose("medium", "auto", CPU) == "default" and products.half
     x, w = torch.randn(2, 1, 256, 256).unbind()
     assert (products.product(x, w) - x @ w).abs().max() > 1e-2
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    products.choose("medium", CPU)
+    products.choose("medium", "auto", CPU)
     assert not products.half
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+def test_compiled_products():
+    """As above with narrow products as sums, compiled, for every shape, with gradients."""
+    stream = torch.Generator().manual_seed(5)
+
+    @torch.compile(dynamic=False)
+    def outcome(a, b, probe):
+        out = products.product(a, b)
+        return [out, *torch.autograd.grad((out * probe).sum(), [a, b])]
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=64):
+        for m, k, n in SHAPES:
+            x, w = torch.randn(2, m, k, generator=stream), torch.randn(2, k, n, generator=stream)
+            probe = torch.randn(2, m, n, generator=stream)
+            mine = outcome(x.requires_grad_(), w.requires_grad_(), probe)
+            a, b = (t.detach().double().requires_grad_() for t in (x, w))
+            exact = [a @ b, *torch.autograd.grad(((a @ b) * probe.double()).sum(), [a, b])]
+            for got, expected in zip(mine, exact):
+                error = ((got.double() - expected).abs().max() / expected.abs().max()).item()
+                assert error < products.EXACT, (m, k, n, error)
+
+
+@pytest.mark.slow
 def test_an_older_processor_keeps_the_default():
-    """oneDNN limited to AVX2, in a process of its own: still exact, whichever library is chosen."""
-    code = "import torch, runtime.products as p; print(p.choose('highest', torch.device('cpu')), p.measure(2)[0])"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    """PyTorch limited to AVX2, in a process of its own."""
+    code = "import torch, runtime.products as p; print(p.choose('highest', 'auto', torch.device('cpu')))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ATEN_CPU_CAPABILITY": "avx2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    choice, error = done.stdout.split()
-    assert choice == "default" or float(error) < products.EXACT
-    assert np.isfinite(float(error)) or choice == "default"
+    assert done.stdout.strip() == "default"

@@ -1,0 +1,79 @@
+"""Evaluation: episodes of a policy with its noise off, in environments of their own, and films of them."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from runtime.environments import make_env
+from runtime.logs import Logs
+from runtime.messages import Fault, tell
+from runtime.streams import episode
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+
+@torch.no_grad()
+def evaluate(policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=(), longest=10**9) -> tuple:
+    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
+
+    An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
+    training, and all policies evaluated at one step meet the same starts. A signal cuts it short, and so does its
+    length at `longest`. Raises Fault where an action or a return is not finite.
+    """
+    starts = [[episode(s, step, e) for e in range(len(envs[0]))] for s in seeds]
+    obs = np.array([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)], np.float64)
+    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
+    while running.any() and not signals:
+        actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        for i, _ in np.argwhere(running & ~np.isfinite(actions).all(-1)):
+            raise Fault(f"an evaluation's action of seed {seeds[i]}")
+        for i, e in np.argwhere(running):
+            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
+            returns[i, e] += reward
+            lengths[i, e] += 1
+            running[i, e] = not (terminated or truncated or lengths[i, e] >= longest)
+    for seed, finite in zip(seeds, np.isfinite(returns).all(1)):
+        if not finite:
+            raise Fault(f"an evaluation's return of seed {seed}")
+    return returns, lengths
+
+
+class Evaluation:
+    """The environments in which a run evaluates, one for each seed and episode; the first of each seed may film."""
+
+    def __init__(self, args, seeds: range, device: torch.device):
+        self.args, self.seeds, self.device, self.cut = args, seeds, device, False
+        modes = ["rgb_array" if args.capture_video and e == 0 else None for e in range(args.eval_episodes)]
+        self.envs = [[make_env(args.env_id, mode) for mode in modes] for _ in seeds]
+
+    def film(self, folder: Path) -> None:
+        """From now on the first episode of each evaluation is filmed, into seed-<n>/videos/."""
+        for seed, row in zip(self.seeds, self.envs):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a resumed run's folder has films already
+                place = str(folder / f"seed-{seed}" / "videos")
+                row[0] = gym.wrappers.RecordVideo(row[0], place, episode_trigger=lambda _: True)
+
+    def play(self, policies: dict[str, Callable], step: int, signals: list, logs: Logs) -> dict:
+        """`evaluate` of each policy; films go to the logs, and a cut episode is told, once."""
+        results, longest = {}, self.args.eval_max_steps
+        for name, policy in policies.items():
+            for row in self.envs:
+                row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
+            results[name] = evaluate(policy, self.envs, self.seeds, step, self.device, signals, longest)
+            for i, row in enumerate(self.envs if self.args.capture_video else ()):
+                if row[0].recording:
+                    film = Path(row[0].video_folder, f"{row[0]._video_name}.mp4")
+                    row[0].stop_recording()
+                    logs.film(step, i, film)
+        if not self.cut and any(lengths.max() >= longest for _, lengths in results.values()):
+            self.cut = True
+            tell(f"an evaluation's episode was cut at --eval-max-steps {longest}: its return counts up to there")
+        return results
+
+    def close(self) -> None:
+        for row in self.envs:
+            for env in row:
+                env.close()
