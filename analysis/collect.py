@@ -17,16 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.extend([str(ROOT), str(ROOT / "ablations")])
 from runtime.arguments import parse
 
-PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video")
-PLACE += (
-    "compile",
-    "cuda_graphs",
-    "checkpoint_frequency",
-    "resume",
-    "keep_agents",
-    "products",
-)  # nothing of the method
-LENGTH = ("env_id", "total_timesteps", "eval_frequency", "eval_episodes")  # nor these tell arms of a script apart
+PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video", "exp_name")
+PLACE += ("compile", "cuda_graphs", "checkpoint_frequency", "resume", "keep_agents", "products")  # not the method
+LENGTH = ("env_id", "total_timesteps", "eval_frequency", "eval_episodes", "eval_max_steps")  # nor tell arms apart
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco")
 
 

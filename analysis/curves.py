@@ -1,6 +1,7 @@
 """Learning curves of results/: mean and one standard deviation over seeds, smoothed as in HPO.
 
     python analysis/curves.py results/Hopper-v4__sac_*.csv --output results/Hopper-v4.png
+    python analysis/curves.py runs/Hopper-v4__* --output mine.png                 # your own runs
     python analysis/curves.py results/Hopper-v4__*.csv --against sac_continuous --output docs/family.png
 
 The first draws all scripts of an environment in one panel, the second each beside the one named. Every seed's
@@ -16,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from tables import load, split
+from tables import load, split, table_of
 
 NAMES = {"sac_continuous": "SAC", "sac_hpo_continuous": "SAC-HPO", "sac_nf_continuous": "SAC-NF"}
 NAMES |= {f"baseline{i}": f"baseline-{i}" for i in (1, 2, 3)} | {"noise_only": "noise only"}
@@ -48,7 +49,7 @@ def draw(paths: list[Path], output: Path, against: str | None = None) -> None:
         for path in files:
             steps, episodes = load(path)
             curves = smooth(episodes.mean(2))
-            mean, deviation = curves.mean(0), curves.std(0, ddof=1)
+            mean, deviation = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0
             script, *flags = split(path)[1].split()
             name = " ".join([NAMES.get(script, script), *flags])
             color = "gray" if split(path)[1] == against else None
@@ -72,7 +73,9 @@ if __name__ == "__main__":
     parser.add_argument("--against", help="the script beside which each other one is drawn, such as sac_continuous")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    if missing := [str(path) for path in args.files if not path.is_file()]:
-        print(f"curves: {', '.join(missing)} is missing: name CSV files of results/", file=sys.stderr)
+    if missing := [str(path) for path in args.files if not table_of(path).is_file()]:
+        print(
+            f"curves: {', '.join(missing)}: no such results file or run folder (results/*.csv, runs/*)", file=sys.stderr
+        )
         raise SystemExit(2)
     draw(sorted(args.files), args.output, args.against)

@@ -3,6 +3,7 @@
     python analysis/tables.py results/Hopper-v4__*.csv
     python analysis/tables.py results/HalfCheetah-v4__*.csv --against sac_hpo_continuous
     python analysis/tables.py results/Hopper-v4__*.csv --steps 50000            # as if the runs had been that long
+    python analysis/tables.py runs/Hopper-v4__*                                 # your own runs, finished or not
 
 A return is the mean of an evaluation's episodes. "Best" follows HPO (D16): for each seed the best of its evaluations,
 then mean ± sample standard deviation over seeds. Intervals are 95 %: Welch's for two scripts, Student's for pairs; a
@@ -11,16 +12,23 @@ bootstrap over 4 seeds would be too narrow. Differences are to SAC, or to the sc
 
 import argparse
 import csv
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from collect import variant
 from scipy import stats
+
+
+def table_of(path: Path) -> Path:
+    """The evaluations of a run's folder, or a results file itself."""
+    return path / "evaluations.csv" if path.is_dir() else path
 
 
 def load(path: Path, column: str = "return", until: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Steps (T,) of a results file, up to one of them, and its episodes (S, T, E) in a column."""
-    with path.open() as file:
+    with table_of(path).open() as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     rows = [row for row in rows if until is None or int(row["step"]) <= until]
     cells = {(int(row["seed"]), int(row["step"]), int(row["episode"])): float(row[column]) for row in rows}
@@ -30,19 +38,36 @@ def load(path: Path, column: str = "return", until: int | None = None) -> tuple[
 
 def has(path: Path, column: str) -> bool:
     """Whether a results file has a column."""
-    with path.open() as file:
+    with table_of(path).open() as file:
         return column in next(line for line in file if not line.startswith("#")).strip().split(",")
 
 
 def split(path: Path) -> list[str]:
-    """Environment and script of a results file; flags that tell it from the script's other files follow the script."""
+    """Environment and script of a results file or a run; flags that tell arms of a script apart follow the script."""
+    if path.is_dir():
+        config = json.loads((path / "config.json").read_text())
+        name = f" ({config['args']['exp_name']})" if config["args"].get("exp_name") else ""
+        return [
+            config["args"]["env_id"],
+            " ".join([config["script"], *(f"--{flag}" for flag in variant(config))]) + name,
+        ]
     env_id, script, *flags = path.stem.split("__")
     return [env_id, " ".join([script, *(f"--{flag}" for flag in flags)])]
 
 
 def spread(values: np.ndarray, digits: int = 0) -> str:
-    """Mean ± sample standard deviation over seeds."""
+    """Mean ± sample standard deviation over seeds; the value alone of one seed."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+
+
+def interval(test, first: np.ndarray, *others, digits: int = 0, **options) -> str:
+    """The 95 % interval of a t-test; of one seed there is none."""
+    if min(np.size(first), *(np.size(x) for x in others if np.ndim(x)), 2) < 2:
+        return "one seed"
+    low, high = test(first, *others, **options).confidence_interval(0.95)
+    return f"[{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -80,8 +105,8 @@ def differences_table(paths: list[Path], against: str = "sac_continuous", until:
         measures = {"best": (ours.max(1), theirs.max(1)), "last evaluation": (ours[:, -1], theirs[:, -1])}
         measures["mean of all evaluations"] = ours.mean(1), theirs.mean(1)
         for name, (left, right) in measures.items():
-            low, high = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
-            rows.append([env_id, script, name, f"{left.mean() - right.mean():+.0f}", f"[{low:+.0f}, {high:+.0f}]"])
+            difference = f"{left.mean() - right.mean():+.0f}"
+            rows.append([env_id, script, name, difference, interval(stats.ttest_ind, left, right, equal_var=False)])
     if len(paths) > 1 and not plain:
         print(f"tables: {against} is not among the files, so no differences to it", file=sys.stderr)
     head = ["environment", "script", "measure", f"difference to {against}", "95 % interval"]
@@ -93,10 +118,11 @@ def readings_table(paths: list[Path], until: int | None = None) -> str:
     for path in (path for path in paths if has(path, "return_base")):
         evolved, base = (load(path, column, until)[1] for column in ("return", "return_base"))
         gap = (evolved - base).mean(2)
-        low, high = stats.ttest_1samp(gap.mean(1), 0).confidence_interval(0.95)
         share = f"{(gap > 0).sum()} of {gap.size}"
         means = [spread(x.mean((1, 2))) for x in (evolved, base)]
-        rows.append([*split(path), *means, f"{gap.mean():+.1f}", f"[{low:+.1f}, {high:+.1f}]", share])
+        rows.append(
+            [*split(path), *means, f"{gap.mean():+.1f}", interval(stats.ttest_1samp, gap.mean(1), 0, digits=1), share]
+        )
     head = ["environment", "script", "leapfrog, ρ0 = 0", "base mean alone", "difference", "95 % interval",
             "evaluations where leapfrog is higher"]  # fmt: skip
     return table(head, rows) if rows else ""
@@ -109,8 +135,10 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, help="leave out evaluations after this step")
     options = parser.parse_args()
     files, until = sorted(options.files), options.steps
-    if missing := [str(path) for path in files if not path.is_file()]:
-        print(f"tables: {', '.join(missing)} is missing: name CSV files such as results/*.csv", file=sys.stderr)
+    if missing := [str(path) for path in files if not table_of(path).is_file()]:
+        print(
+            f"tables: {', '.join(missing)}: no such results file or run folder (results/*.csv, runs/*)", file=sys.stderr
+        )
         raise SystemExit(2)
     tables = [
         returns_table(files, until),

@@ -14,9 +14,7 @@ from runtime.messages import fail, tell
 import torch
 
 SIZE = 256  # of the product that is tried
-EXACT = (
-    4e-6  # largest error of such a product in float32, over its largest value; bfloat16's is a thousand times larger
-)
+EXACT = 4e-6  # largest error of such a product in float32, over its largest value; bfloat16 makes a thousand times it
 WIDE = 64  # smallest side of a product worth rounding to bfloat16
 NARROW = 8  # largest side that makes a product narrow
 half = False  # round wide products to bfloat16 on a CPU: --matmul-precision medium

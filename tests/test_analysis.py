@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,6 +120,28 @@ def test_tables(results):
         assert fewer.tolist() == [100, 200] == steps.tolist()[:2] and np.array_equal(part, whole[:, :2])
     assert "| 2 | 200 |" in tables.returns_table(results, 200) and "4 of 4" in tables.readings_table(results, 200)
     assert tables.differences_table(results, until=200) != tables.differences_table(results)
+
+
+def test_tables_and_curves_of_run_folders(capsys):
+    """As of results files; a run of one seed has no deviation, and a sweep's names stand beside the script."""
+    runs = []
+    for name, value in (("a", 0.99), ("b", 0.9)):
+        args = quick(hpo, eval_frequency=30, gamma=value, exp_name=name)
+        assert train(hpo, args) == 0
+        runs.append(newest(runs))
+    text = tables.returns_table(runs)
+    steps, episodes = tables.load(runs[1])
+    assert steps.tolist() == [30, 60, 90, 120] and episodes.shape == (1, 4, 2)
+    assert f"| Drift-v0 | sac_hpo_continuous --gamma-0.9 (b) | 1 | 120 | {episodes.mean(2).max():.0f} |" in text
+    assert "nan" not in text and "| Drift-v0 | sac_hpo_continuous (a) | 1 |" in text
+    curves.draw(runs, Path("mine.png"))
+    assert Path("mine.png").stat().st_size > 5000
+    done = subprocess.run([sys.executable, tables.__file__, *map(str, runs), "--against", "sac_hpo_continuous (a)"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and "| Drift-v0 | sac_hpo_continuous --gamma-0.9 (b) | best |" in done.stdout
+    assert "nan" not in done.stdout
+    done = subprocess.run([sys.executable, tables.__file__, "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def test_smoothing():
