@@ -3,8 +3,8 @@
     python analysis/phases.py sac_continuous --env-id Hopper-v4          # a script's flags follow its name
 
 Trains for 300 steps with updates, then times the parts of --steps more (default 1,500; put it before the script's
-name) inside the running loop. "floor" is the time that the matrix products of a step would take at the rate that
-this machine reaches on large ones: nothing that computes the same products is faster.
+name) inside the running loop. "floor" is the time that the matrix products of a step would take at the rate that the
+fastest library here reaches on large ones: nothing that computes the same products is faster.
 """
 
 import argparse
@@ -84,7 +84,9 @@ def main(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
     rows["logs, progress and the rest"] = whole - sum(rows.values())
     table = sorted(rows.items(), key=lambda row: -row[1])
     if script.startswith("sac_"):  # the ablations take the gradient elsewhere, which `operations` does not count
-        table.append(("floor: its products alone", 1000 * needed / product_rate(args.num_seeds)))
+        table.append(
+            ("floor: its products alone", 1000 * needed / product_rate(args.num_seeds, args.matmul_precision)[0])
+        )
     return [("a step", whole), *table]
 
 

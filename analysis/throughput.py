@@ -7,9 +7,9 @@ Every measurement is a process of its own that trains for --warm-up steps and th
 and acting included, evaluations not. Measurements of all cells (and the peer before each of them) are repeated
 --rounds times in turn, because a machine's speed drifts: compare ratios, which pair measurements made side by side.
 
-The ceiling. On a CPU: the rate of this machine's products of a batch with a 256 x 256 layer, all networks side by
-side, over the operations of a step (`operations`). On a GPU: the replay time of the captured update and of acting,
-without environments and transfers.
+The ceiling. On a CPU: the rate of products of a batch with a 256 x 256 layer, all networks side by side, by the fastest
+library here at the precision of the run, over the operations of a step (`operations`). On a GPU: the replay time of the
+captured update and of acting, without environments and transfers.
 """
 
 import csv
@@ -18,6 +18,7 @@ import datetime
 import importlib
 import json
 import os
+import platform
 import re
 import statistics
 import subprocess
@@ -25,12 +26,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from runtime import device
+from runtime import device, products
 from runtime.arguments import parse
 from runtime.environments import make_env
 from runtime.logs import Logs
@@ -78,16 +80,27 @@ def operations(obs_dim: int, act_dim: int, steps: int, layers: int, hidden=32, s
     return 2 * (batch * (critic_update + policy_update) + acting)
 
 
-def product_rate(num_seeds: int, seconds: float = 0.3) -> float:
-    """Operations per second of 2 x num_seeds products (256, 256) x (256, 256): the fastest of several timings."""
+def product_rate(num_seeds: int, precision: str = "highest", seconds: float = 0.3) -> tuple[float, str]:
+    """Operations per second of 2 x num_seeds products (256, 256) x (256, 256), the fastest of several timings by the
+    fastest library, and that library's name."""
     x, w = torch.randn(2, 2 * num_seeds, 256, 256).unbind()
-    repeat, best, end = max(1, 32 // num_seeds), 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        for _ in range(repeat):
-            torch.bmm(x, w)
-        best = max(best, repeat * 2 * x.numel() * 256 / (time.perf_counter() - start))
-    return best
+    arrays, halves = (x.numpy(), w.numpy()), (x.bfloat16(), w.bfloat16())
+    libraries = {"PyTorch's default": lambda: torch.bmm(x, w), "NumPy": lambda: np.matmul(*arrays)}
+    if products.onednn_error() < products.EXACT:
+        libraries["oneDNN"] = lambda: torch.bmm(x, w)
+    if precision == "medium":
+        libraries["bfloat16"] = lambda: torch.bmm(*halves)
+    found = {}
+    for name, multiply in libraries.items():
+        torch.set_float32_matmul_precision("medium" if name == "oneDNN" else "highest")
+        repeat, found[name], end = max(1, 32 // num_seeds), 0.0, time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            for _ in range(repeat):
+                multiply()
+            found[name] = max(found[name], repeat * 2 * x.numel() * 256 / (time.perf_counter() - start))
+    best = max(found, key=found.get)
+    return found[best], best
 
 
 def replay_rate(module, args) -> float:
@@ -124,13 +137,25 @@ def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
     fixed = {"learning-starts": starts, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
     args, source = parse(module, [*argv, *(f"--{name}={value}" for name, value in fixed.items())])
     Run(module, args, source).train()
-    ceiling = replay_rate(module, args) if args.cuda and args.cuda_graphs else product_rate(args.num_seeds)
+    if args.cuda and args.cuda_graphs:
+        ceiling, library = replay_rate(module, args), "recorded graphs"
+    else:
+        ceiling, library = product_rate(args.num_seeds, args.matmul_precision)
     rate = steps / (stamps[-1] - stamps[-1 - steps])
     seen = {"rate": rate, "ceiling": ceiling, "threads": torch.get_num_threads(), "layers": args.policy_layers}
-    seen["batch"] = args.batch_size
+    seen |= {"batch": args.batch_size, "library": library}
     print(
         json.dumps(seen | {"hidden": getattr(args, "leapfrog_hidden", 0), "state": getattr(args, "leapfrog_state", 0)})
     )
+
+
+def processor() -> str:
+    """The processor's name, with AVX-512 or without."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    number = "/".join(line.split(":")[1].strip() for line in lines[:8] if line.startswith(("cpu family", "model\t")))
+    return f"{name} (family/model {number}), {torch.backends.cpu.get_cpu_capability()}"
 
 
 def run(command: list[str], shell=False) -> str:
@@ -171,6 +196,7 @@ def main(args: Args) -> None:
                 peers[cell].append(float(re.findall(r"([\d.]+) steps/s", output)[-1]))
             flags = [f"--env-id={args.env_id}", f"--num-seeds={seeds}", "--cuda" if args.cuda else "--no-cuda"]
             flags += [f"--leapfrog-steps={steps}"] * ("hpo" in script) + args.flags.split()
+            flags += [] if "--no-compile" in flags else ["--compile"]  # which a run this short would skip
             worker = [
                 sys.executable,
                 __file__,
@@ -180,7 +206,7 @@ def main(args: Args) -> None:
                 str(args.steps if args.cuda else max(100, args.steps // seeds)),
             ]
             seen[cell].append(json.loads(run([*worker, *flags]).splitlines()[-1]))
-    machine = torch.cuda.get_device_name() if args.cuda else f"{os.cpu_count()} CPU cores"
+    machine = torch.cuda.get_device_name() if args.cuda else f"{os.cpu_count()} cores of {processor()}"
     base = {}
     rows = []
     for cell in cells:
@@ -196,6 +222,7 @@ def main(args: Args) -> None:
         row = {"script": script, "K": steps, "seeds": seeds, "steps/s": f"{statistics.median(rates):.1f}"}
         row["seed-steps/s"] = f"{statistics.median(rates) * seeds:.1f}"
         row["ceiling steps/s"] = f"{statistics.median(ceilings):.1f}"
+        row["ceiling by"] = seen[cell][0]["library"]
         row["share"] = f"{statistics.median(r / c for r, c in zip(rates, ceilings)):.0%}"
         row["over fewest seeds"] = f"{statistics.median(r * seeds / b for r, b in zip(rates, base[script, steps])):.2f}"
         row["time over SAC"] = (

@@ -32,7 +32,7 @@ class RunArgs:
     eval_max_steps: int = 10_000  # where an evaluation's episode is cut if the task has no time limit
     exp_name: str | None = None  # name in the run's folder, which tells the arms of a sweep apart
     cuda: bool = torch.cuda.is_available()  # train on a GPU; by default if there is one
-    compile: bool = True  # compile acting and the gradients, half a minute at the start; short runs do without
+    compile: bool = True  # compile acting and the gradients, half a minute at the start; short runs skip it
     matmul_precision: Literal["highest", "high", "medium"] = "highest"  # PyTorch's names; medium is bfloat16 on a CPU
     products: Literal["auto", "default", "onednn"] = "auto"  # library of a CPU's float32 products; auto picks by a rule
     cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
