@@ -1,4 +1,4 @@
-"""Soft actor-critic (SAC), the baseline of Hamiltonian policy optimisation, in one file.
+"""Soft actor-critic (SAC), the baseline of Hamiltonian policy optimisation.
 
     python sac_continuous.py --env-id Hopper-v4
     python sac_continuous.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
@@ -11,7 +11,7 @@ SAC maximises over a tanh-squashed Gaussian π_θ the value of its actions plus 
 while twin critics regress on y = r + γ (1 - terminated) [ min(Q1', Q2')(s', a') - α log π_θ(a'|s') ] with
 a' ~ π_θ(·|s') and slow copies Q' of the critics. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to
 "D16" are our readings of it, with their reasons in docs/method.md. Every other script is a copy of this
-one in which only the method differs: its first paragraph names what, and `diff` shows nothing else.
+one in which only the method differs: its last paragraph names what, and `diff` shows nothing else.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by

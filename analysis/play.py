@@ -2,6 +2,7 @@
 
     python analysis/play.py runs/Hopper-v4__sac_hpo_continuous__1__1763720000
     python analysis/play.py RUN --step 50000 --episodes 3      # of a run with --keep-agents
+    python analysis/play.py RUN --best                         # each seed's best agent
     python analysis/play.py RUN --render human                 # on a screen
     python analysis/play.py RUN --video films                  # MP4 files; without a screen set MUJOCO_GL=egl
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.extend([str(ROOT), str(ROOT / "ablations")])
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
-from runtime.messages import Refused, fail, tell
+from runtime.messages import Fault, Refused, fail, tell
 
 
 @dataclasses.dataclass
@@ -34,13 +35,16 @@ class Args:
     folder: tyro.conf.Positional[Path]  # a run's folder
     episodes: int = 10  # episodes of each seed and policy
     step: int | None = None  # the agent of this step, from a run with --keep-agents; otherwise agent.pt
+    best: bool = False  # agent-best.pt: of every seed the agent of its best evaluation
+    env_id: str | None = None  # the environment once more, if it is one that imports a module
     render: Literal["human"] | None = None  # show it on a screen
     video: Path | None = None  # film it into this folder
 
 
-def load(folder: Path, step: int | None = None):
+def load(folder: Path, step: int | None = None, best: bool = False, env_id: str | None = None):
     """A run's agent, on the CPU and uncompiled."""
-    path = folder / (f"agents/step-{step}.pt" if step is not None else "agent.pt")
+    last = "agent-best.pt" if best else "agent.pt"
+    path = folder / (f"agents/step-{step}.pt" if step is not None else last)
     try:
         config = json.loads((folder / "config.json").read_text())
         saved = torch.load(path, weights_only=True, map_location="cpu")
@@ -52,6 +56,8 @@ def load(folder: Path, step: int | None = None):
         fail(f"{folder} is a run of {script}.py, which is not a script here")
     module = importlib.import_module(script)
     args = module.Args(**saved["args"] | {"cuda": False, "compile": False})
+    if ":" in args.env_id and env_id != args.env_id:  # a stranger's, perhaps
+        fail(f"{folder}: its environment {args.env_id} imports a module; if you trust it, give --env-id {args.env_id}")
     env = make_env(args.env_id)
     agent = module.Agent(args, env.observation_space.shape[0], env.action_space.shape[0], torch.device("cpu"))
     agent.load_state_dict(saved["agent"])
@@ -62,7 +68,7 @@ def play(args: Args) -> list[tuple]:
     """A row for each seed and policy: seed, policy, returns (episodes,), lengths (episodes,)."""
     if args.episodes < 1:
         fail(f"--episodes is {args.episodes}: choose 1 or more")
-    agent = load(args.folder, args.step)
+    agent = load(args.folder, args.step, args.best, args.env_id)
     mode, rows = "rgb_array" if args.video else args.render, []
     for i in range(agent.args.num_seeds):
         seed = agent.args.seed + i
@@ -99,3 +105,6 @@ if __name__ == "__main__":
     except Refused as refusal:
         tell(refusal)
         sys.exit(2)
+    except Fault as fault:
+        tell(f"{fault} is not finite")
+        sys.exit(1)

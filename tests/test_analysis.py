@@ -263,6 +263,17 @@ def test_play(capsys):
     play.main(play.Args(run, episodes=3))
     mean, deviation = rows[0][2].mean(), rows[0][2].std(ddof=1)
     assert f"| 1 | leapfrog | 3 | {mean:.1f} ± {deviation:.1f} | 20.0 |" in capsys.readouterr().out
+    best = torch.load(run / "agent-best.pt", weights_only=True)
+    for i, row in enumerate(play.play(play.Args(run, episodes=2, best=True))[::2]):
+        folder = play.play(play.Args(run, episodes=2, step=best["steps"][i]))
+        assert row[2].tolist() == folder[2 * i][2].tolist()
+    strange = torch.load(run / "agent.pt", weights_only=True)
+    strange["args"]["env_id"] = "evil:Drift-v0"
+    Path("strange").mkdir()
+    Path("strange/config.json").write_text((run / "config.json").read_text())
+    torch.save(strange, "strange/agent.pt")
+    with pytest.raises(Refused, match="evil:Drift-v0 imports a module"):
+        play.play(play.Args(Path("strange")))
     for wrong, message in ((play.Args(Path("no")), "name a run's folder"), (play.Args(run, step=7), "[60, 120]")):
         with pytest.raises(Refused) as refusal:
             play.play(wrong)
