@@ -57,7 +57,8 @@ def run(script: str, flags: list[str], folder: Path, kill_after: float | None = 
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env=environment)  # fmt: skip
-    head, start = process.stdout.readline(), time.monotonic()
+    head = next((line for line in process.stdout if " runs/" in line), "")  # after "compiling", if it does
+    start = time.monotonic()
     if kill_after is not None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(kill_after)

@@ -230,7 +230,8 @@ def test_throughput_measures_the_scripts(tmp_path, capfd):
         rate = float(row["steps/s"])
         assert float(row["over the peer"].split()[0]) == pytest.approx(rate / 50, abs=0.01)
         assert float(row["seed-steps/s"]) == pytest.approx(rate * int(row["seeds"]), abs=0.1 * int(row["seeds"]))
-        assert 0 < float(row["share"].rstrip("%")) < 100
+        share = float(row["share"].rstrip("%")) / 100
+        assert share == pytest.approx(rate / float(row["ceiling steps/s"]), abs=0.011) and row["ceiling by"]
     assert float(rows[2]["time over SAC"]) == pytest.approx(
         float(rows[0]["steps/s"]) / float(rows[2]["steps/s"]), rel=0.05
     )

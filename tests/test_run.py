@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
-from runtime import arguments, device, logs
+from runtime import arguments, device, logs, products
 from runtime import run as running
 from runtime.arguments import parse
 from runtime.environments import make_env
@@ -183,6 +183,7 @@ def test_what_a_run_leaves(script, monkeypatch):
     assert config["args"] == vars(parse(script, ["--env-id", "Drift-v0"])[0]) | {
         "seed": 3, "num_seeds": 2, "total_timesteps": 120, "learning_starts": 40, "batch_size": 16,
         "eval_frequency": 60, "autotune": True, "cuda": False, "compile": False,
+        "products": products.choose("highest", "auto", torch.device("cpu")),
     }  # fmt: skip
     assert config["source"]["batch_size"] == config["source"]["cuda"] == "command line"
     assert config["source"]["alpha"] == "HPO Tables 3 and 4, row Hopper" and config["source"]["gamma"] == "default"
