@@ -334,18 +334,19 @@ class Agent(nn.Module):
             self.alpha_optimizer.step(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha]))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
-        return self.metrics(q_loss, q_values, policy_loss, log_prob, actions, batch[1])
+        seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
+        return seen | {"actions": actions, "replayed": batch[1]}
 
-    def metrics(self, q_loss, q_values, policy_loss, log_prob, actions, replayed) -> dict[str, torch.Tensor]:
-        """What an update saw, as scalars (S,) under the names of the logs."""
-        metrics = {"losses/qf_loss": q_loss.mean(-1), "losses/actor_loss": policy_loss}
+    def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What an update returned, as scalars (S,) under the names of the logs."""
+        metrics = {"losses/qf_loss": seen["q_loss"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
         for i in range(2):
-            metrics |= {f"losses/qf{i + 1}_loss": q_loss[:, i], f"losses/qf{i + 1}_values": q_values[:, i]}
-        metrics |= {"losses/entropy": -log_prob.mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
+            metrics |= {f"losses/qf{i + 1}_{name}": seen[f"q_{name}"][:, i] for name in ("loss", "values")}
+        metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
         if self.args.autotune:  # at the temperature after the update
             metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
-        metrics["charts/clamped_fraction"] = (actions.abs() > 1).float().mean((1, 2))
-        metrics["charts/clamped_fraction_replay"] = (replayed.abs() >= 1).float().mean((1, 2))  # by exploring
+        metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
+        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
         return metrics
 
 

@@ -25,9 +25,12 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+from runtime.checkpoints import BAD_CONTENT
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
 from runtime.messages import Fault, Refused, fail, tell
+
+START = 2**39  # a step that no run reaches, so that its episodes start otherwise
 
 
 @dataclasses.dataclass
@@ -49,18 +52,24 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
         config = json.loads((folder / "config.json").read_text())
         saved = torch.load(path, weights_only=True, map_location="cpu")
         script = config["script"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *BAD_CONTENT) as error:
         kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))
         fail(f"{path}: {error}; name a run's folder" + (f", and one of the steps {kept}" if step is not None else ""))
     if not any((ROOT / where / f"{script}.py").is_file() for where in (".", "ablations")):
         fail(f"{folder} is a run of {script}.py, which is not a script here")
     module = importlib.import_module(script)
-    args = module.Args(**saved["args"] | {"cuda": False, "compile": False})
+    try:
+        args = module.Args(**saved["args"] | {"cuda": False, "compile": False})
+    except BAD_CONTENT as error:
+        fail(f"{path} is no agent of today's {script}.py ({error}); play it with the code that trained it")
     if ":" in args.env_id and env_id != args.env_id:  # a stranger's, perhaps
         fail(f"{folder}: its environment {args.env_id} imports a module; if you trust it, give --env-id {args.env_id}")
     env = make_env(args.env_id)
     agent = module.Agent(args, env.observation_space.shape[0], env.action_space.shape[0], torch.device("cpu"))
-    agent.load_state_dict(saved["agent"])
+    try:
+        agent.load_state_dict(saved["agent"])
+    except BAD_CONTENT as error:
+        fail(f"{path} does not fit {args.env_id}: {' '.join(str(error).split())[:200]}")
     return agent
 
 
@@ -68,6 +77,8 @@ def play(args: Args) -> list[tuple]:
     """A row for each seed and policy: seed, policy, returns (episodes,), lengths (episodes,)."""
     if args.episodes < 1:
         fail(f"--episodes is {args.episodes}: choose 1 or more")
+    if args.best and args.step is not None:
+        fail("--best and --step name two agents: choose one")
     agent = load(args.folder, args.step, args.best, args.env_id)
     mode, rows = "rgb_array" if args.video else args.render, []
     for i in range(agent.args.num_seeds):
@@ -83,9 +94,9 @@ def play(args: Args) -> list[tuple]:
             def alone(obs, policy=policy, i=i):  # all seeds' networks see the one observation
                 return policy(obs.expand(agent.args.num_seeds, -1, -1))[i : i + 1]
 
-            played = [
-                evaluate(alone, [[env]], range(seed, seed + 1), e, torch.device("cpu")) for e in range(args.episodes)
-            ]
+            cpu, longest = torch.device("cpu"), agent.args.eval_max_steps
+            places = range(START, START + args.episodes)
+            played = [evaluate(alone, [[env]], range(seed, seed + 1), e, cpu, longest=longest) for e in places]
             env.close()
             rows.append((seed, name, *(np.concatenate(x).ravel() for x in zip(*played))))
     return rows

@@ -54,11 +54,8 @@ class Agents:
             (self.folder / "agents").mkdir(exist_ok=True)
             self.write(self.folder / "agents" / f"step-{step}.pt", step)
 
-    def state(self) -> dict | None:
-        """For a checkpoint: when each seed was best, and how good."""
-        return self.best and {name: list(self.best[name]) for name in ("steps", "returns")}
-
-    def load(self, state: dict | None) -> None:
-        path = self.folder / "agent-best.pt"
-        if state and path.is_file():
-            self.best = state | {"agent": torch.load(path, weights_only=True, map_location="cpu")["agent"]}
+    def load(self, best: dict | None) -> None:
+        """Takes what was best at a checkpoint; what a killed or shorter run found later is forgotten with its step."""
+        self.best = best
+        if best:
+            self.write(self.folder / "agent-best.pt", max(best["steps"]), **best)

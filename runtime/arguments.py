@@ -87,7 +87,10 @@ def parse(script: ModuleType, argv: list[str]) -> tuple[RunArgs, dict[str, str]]
     source = config["source"] if config else {name: origin if name in values else "default" for name in vars(args)}
     for name in given - {"resume"} if config else ():
         value, old = getattr(args, name), config["args"][name]
-        if value != old and not (name == "total_timesteps" and value > old):
+        newest = name == "env_id" and re.fullmatch(rf"{re.escape(value)}-v\d+", old)
+        if newest or (name, value) == ("products", "auto"):
+            setattr(args, name, old)  # what it became
+        elif value != old and not (name == "total_timesteps" and value > old):
             fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
     return args, source | dict.fromkeys(given & vars(args).keys() - {"resume"}, "command line")
 
@@ -101,9 +104,9 @@ def resumed_config(script: ModuleType, folder: str) -> dict:
         args, hints = config["args"], get_type_hints(script.Args)
         if odd := {*args} ^ {*hints} | {key for key in {*args} & {*hints} if not fits(args[key], hints[key])}:
             raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(sorted(odd))}")
-        if not fits(config["source"], dict):
-            raise ValueError("it names no sources")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if config["source"].keys() != args.keys() or not all(fits(value, str) for value in config["source"].values()):
+            raise ValueError("its sources are not those of its arguments")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
     return config
 
@@ -121,7 +124,7 @@ def fits(value, hint) -> bool:
 def skip_compiling(args: RunArgs, source: dict[str, str]) -> RunArgs:
     """The arguments with --no-compile where nobody asked for either and a new run is too short to gain by it."""
     short = args.total_timesteps - getattr(args, "learning_starts", 0) < SHORT
-    if not (args.compile and short and source["compile"] == "default" and not args.resume):
+    if args.resume or not (args.compile and short and source["compile"] == "default"):
         return args
     source["compile"] = "short run"
     return dataclasses.replace(args, compile=False)

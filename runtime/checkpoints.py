@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.messages import fail, tell
+from runtime.messages import fail, out_of, tell
 
 import filelock
 import torch
@@ -92,6 +92,8 @@ class Checkpoints:
                     replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
                 restore(state)
             except BAD_CONTENT as error:
+                if out_of(error):  # no fault of the file's
+                    raise
                 said = " ".join(str(error).split())[:200]
                 tell(f"{said if type(error) is ValueError else repr(said)}: {path.name} cannot be used")
                 continue

@@ -91,7 +91,7 @@ class Recorded:
 def warm_up(agent, act, learn, draws, shape: tuple[int, ...]) -> float:
     """Acts and learns once, so that all is compiled before the run begins; puts back what that changed. The seconds."""
     start, kept = time.monotonic(), [(x, x.clone()) for x in agent.tensors()]
-    acting, updating, uniform = (torch.zeros_like(x) for x in draws.step(0))
+    acting, updating, uniform = draws.step(0)  # not copies, whose strides would be others
     act(torch.zeros(shape, device=acting.device), acting), learn(uniform, updating)
     for x, old in kept:
         x.copy_(old)

@@ -165,7 +165,9 @@ class Episodes:
             why = "PyBullet rounds this task's contacts differently from one simulator to the next"
             tell(f"{why}: the resumed run may part from the uninterrupted one")
         self.count, self.pending = state["count"], None if state["pending"] is None else state["pending"].numpy()
-        for i, (number, actions, obs) in enumerate(zip(state["numbers"], state["actions"], state["obs"].numpy())):
+        for i, (number, actions, obs) in enumerate(
+            zip(state["numbers"], state["actions"], state["obs"].numpy(), strict=True)
+        ):
             self.begin(i, number)
             for action in actions.numpy():
                 self.obs[i], reward, terminated, truncated, _ = self.envs[i].step(action)

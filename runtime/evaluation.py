@@ -67,7 +67,8 @@ class Evaluation:
                 if row[0].recording:
                     film = Path(row[0].video_folder, f"{row[0]._video_name}.mp4")
                     row[0].stop_recording()
-                    logs.film(step, i, film)
+                    if not signals:
+                        logs.film(step, i, name, film)
         if not self.cut and any(lengths.max() >= longest for _, lengths in results.values()):
             self.cut = True
             tell(f"an evaluation's episode was cut at --eval-max-steps {longest}: its return counts up to there")

@@ -75,12 +75,13 @@ class Logs:
                 fail(f"--track: {error}; see wandb's settings, or set WANDB_MODE=offline")
         return runs
 
-    def film(self, step: int, i: int, path: Path) -> None:
-        """Sends the i-th seed's film to W&B."""
+    def film(self, step: int, i: int, name: str, path: Path) -> None:
+        """Sends the i-th seed's film of a policy to W&B."""
         if self.tracked and path.is_file():
             import wandb
 
-            self.tracked[i].log({"videos": wandb.Video(str(path), format="mp4"), "global_step": step}, step=step)
+            film = {f"videos/{name}": wandb.Video(str(path), format="mp4")}
+            self.tracked[i].log(film | {"global_step": step}, step=step)
 
     def scalars(self, step: int, metrics: dict, positions=None) -> None:
         """Scalars (S,) of all seeds, or of the seeds at these positions."""

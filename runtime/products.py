@@ -64,6 +64,8 @@ def choose(precision: str, wanted: str, device: torch.device, resumed: bool = Fa
     half = precision == "medium" and device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     torch.set_float32_matmul_precision(precision)
     if device.type != "cpu" or precision != "highest":
+        if wanted == "onednn" and not resumed:
+            fail("--products onednn is for float32 products of a CPU, with --matmul-precision highest: leave it out")
         return "default"
     if wanted == "default" or (wanted == "auto" and not (vendor() != "GenuineIntel" and avx512())):
         return "default"

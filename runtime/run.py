@@ -49,6 +49,7 @@ class Run:
         self.seeds = range(args.seed, args.seed + args.num_seeds)
         self.evaluated, self.saved = 0, -1  # steps of the last evaluation and of the last checkpoint
         self.signals, self.seen, self.logs, self.agent, self.checkpoints = [], None, None, None, None
+        self.began = False  # there is a folder, or about to be
         self.whole = True  # not amid a script's step, so that a checkpoint can be written
         args.products = products.choose(args.matmul_precision, args.products, self.device, bool(args.resume))
 
@@ -76,9 +77,9 @@ class Run:
         """The random numbers of a step: normal for acting and for updating, uniform for drawing the batch."""
         return self.draws.step(step)
 
-    def record(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Takes what an update returned, scalars (S,) by name; every LOG_EVERY steps it goes to the logs."""
-        self.seen = metrics
+    def record(self, seen: dict[str, torch.Tensor]) -> None:
+        """Takes what an update returned, of which `agent.metrics` makes scalars (S,) every LOG_EVERY steps."""
+        self.seen = seen
 
     def steps(self, replay) -> Iterator[int]:
         """The steps that are left, each played by one `envs.step`. Between them it does all that keeps a run alive."""
@@ -107,7 +108,7 @@ class Run:
     # ----------------------------------------------------------------------------------------------------- what it does
     def open(self, replay) -> None:
         """Makes or takes the run's folder, and brings back what its last checkpoint holds."""
-        args, self.replay = self.args, replay
+        args, self.replay, self.began = self.args, replay, True
         self.folder = args.resume or new_folder(args, self.path.stem)
         try:
             self.folder.mkdir(parents=True, exist_ok=bool(args.resume))
@@ -119,12 +120,12 @@ class Run:
             config = describe(self.path, args, self.source)
             columns = [f"return_{name}" for name in list(self.policies)[1:]]
             self.logs = Logs(self.folder, config, self.seeds, columns, self.envs.count, state.get("csv", ""))
-        except (OSError, Refused) as error:
+        except Exception as error:
             if self.checkpoints:
                 self.checkpoints.lock.release()
             if not args.resume and not isinstance(error, FileExistsError):
                 shutil.rmtree(self.folder, ignore_errors=True)
-            if isinstance(error, Refused):
+            if not isinstance(error, OSError):
                 raise
             fail(f"{self.folder} cannot be written: {error.strerror}; start where there is room and permission")
         self.logs.last = state.get("last", self.logs.last)
@@ -138,8 +139,10 @@ class Run:
 
     def restore(self, state: dict) -> None:
         """Takes what `save` put into a checkpoint, the replay and the episodes apart; raises where something lacks."""
-        if lacking := {"numbers", "actions", "obs", "count", "pending"} - state["episodes"].keys():
-            raise KeyError(f"episodes lack {lacking}")
+        episodes = state["episodes"]
+        lengths = {len(episodes["numbers"]), len(episodes["actions"]), len(episodes["obs"])}
+        if lengths != {len(self.seeds)} or episodes["count"] != state["step"] or "pending" not in episodes:
+            raise ValueError("episodes of another run")
         for mine, kept in zip(self.agent.tensors(), state["agent"], strict=True):
             if mine.shape != kept.shape:
                 raise ValueError(f"a tensor of shape {[*kept.shape]} where the agent has {[*mine.shape]}")
@@ -149,10 +152,10 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint: all that the run needs to go on as if nothing had happened, and the logs that it counts on."""
-        self.refuse_faults(self.seen or {})
+        self.refuse_faults(self.agent.metrics(self.seen) if self.seen else {})
         state = {"step": self.envs.count, "evaluated": self.evaluated, "agent": self.agent.tensors()}
         state |= {"episodes": self.envs.state(), "csv": self.logs.sync(), "last": self.logs.last}
-        self.checkpoints.save(state | {"best": self.agents.state()}, self.replay)
+        self.checkpoints.save(state | {"best": self.agents.best}, self.replay)
         self.saved = self.envs.count
 
     def evaluate(self) -> None:
@@ -161,8 +164,8 @@ class Run:
         results = self.evaluation.play(self.policies, step, self.signals, self.logs)
         if not self.signals:
             self.logs.evaluation(step, results)
-            self.agents.evaluated(step, next(iter(results.values()))[0].mean(1))
             self.evaluated = step
+            self.agents.evaluated(step, next(iter(results.values()))[0].mean(1))
 
     def end_step(self) -> None:
         """Logs what ended with a step, and begins the next episode where one is over."""
@@ -170,8 +173,9 @@ class Run:
         over, lengths = np.flatnonzero(envs.over), [len(past) for past in envs.actions]
         self.logs.scalars(step, {"charts/episodic_return": envs.returns, "charts/episodic_length": lengths}, over)
         if self.seen and step % LOG_EVERY == 0:
-            self.refuse_faults(self.seen)
-            self.logs.scalars(step, self.seen | {"charts/SPS": [self.logs.rate] * len(self.seeds)})
+            metrics = self.agent.metrics(self.seen)
+            self.refuse_faults(metrics)
+            self.logs.scalars(step, metrics | {"charts/SPS": [self.logs.rate] * len(self.seeds)})
         for i in over:
             envs.begin(i)
 
@@ -183,12 +187,12 @@ class Run:
     def on_signal(self, number: int, _) -> None:
         """The first signal ends the run after this step of training or evaluation; a second one kills. Before there is
         a folder the first one does, and takes a compiler with it."""
-        if self.logs is None:
+        if number == signal.SIGHUP:  # the terminal has gone: nothing can be written to it
+            for stream in self.terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        if not self.began:
             print(f"stopped before the first step: nothing was written{self.go_on()}", flush=True)
-        if number == signal.SIGHUP and sys.stdout.isatty():  # the terminal has gone: nothing can be written to it
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1), os.dup2(nowhere, 2)
-        if self.signals or self.logs is None:
+        if self.signals or not self.began:
             os._exit(128 + number)
         self.signals.append(number)
 
@@ -197,6 +201,7 @@ class Run:
         longer finite or the machine has run out of disk, memory or file handles."""
         ends = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
                 if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # fmt: skip  # nohup ignores it
+        self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         handlers, code = {n: signal.signal(n, self.on_signal) for n in ends}, 0
         try:
             self.script.train(self.args, self)

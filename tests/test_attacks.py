@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import sac_continuous as sac
+import sac_hpo_continuous as hpo
 from runtime import arguments, checkpoints, device, evaluation, logs, run, streams
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import evaluate
@@ -174,7 +175,7 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     assert (folder / "agent.pt").read_bytes() == good and "not finite" in capfd.readouterr().err
 
     def infinite(agent, *inputs):
-        return update(agent, *inputs) | {"losses/qf_loss": torch.full((1,), torch.inf)}
+        return update(agent, *inputs) | {"q_loss": torch.full((1, 2), torch.inf)}
 
     with monkeypatch.context() as patch:
         patch.setattr(sac.Agent, "update", infinite)
@@ -478,6 +479,28 @@ def test_compiling_is_announced_and_short_runs_skip_it(capfd, monkeypatch):
     assert json.loads((newest(before) / "config.json").read_text())["args"]["compile"]
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_nothing_is_compiled_after_the_start(seeds, monkeypatch):
+    """What warming up compiled serves the run: the same shapes, strides and settings."""
+    compiled, during = [], []
+
+    def backend(graph, inputs):
+        compiled.append(1)
+        return graph.forward
+
+    original = torch.compile
+    monkeypatch.setattr(
+        device.torch, "compile", lambda function, **options: original(function, backend=backend, dynamic=False)
+    )
+    torch._dynamo.reset()
+    args = quick(sac, num_seeds=seeds, compile=True)
+    one = run.Run(sac, args, dict.fromkeys(vars(args), "command line"))
+    start = one.open
+    monkeypatch.setattr(one, "open", lambda replay: during.append(len(compiled)) or start(replay))
+    assert one.train() == 0
+    assert during[0] > 0 and len(compiled) == during[0]
+
+
 @pytest.mark.slow
 def test_warming_up_changes_nothing():
     """Acting and learning once before the run, as compilation does, leaves no trace."""
@@ -521,6 +544,8 @@ def test_the_best_agent_is_kept(monkeypatch):
         kept = torch.load(folder / "agents" / f"step-{step}.pt", weights_only=True)["agent"]
         for name, value in best["agent"].items():
             assert torch.equal(value.unflatten(0, (2, -1))[i], kept[name].unflatten(0, (2, -1))[i])
+    (part / "agent-best.pt").write_bytes(b"damaged")  # it is written again from the checkpoint
+    assert resume(sac, part) == 0
     again = torch.load(part / "agent-best.pt", weights_only=True)
     assert best["steps"] == again["steps"] and all(torch.equal(v, again["agent"][k]) for k, v in best["agent"].items())
 
@@ -534,3 +559,18 @@ def test_films_reach_wandb(monkeypatch):
     monkeypatch.setattr(wandb, "Video", lambda path, **options: seen.append(Path(path)) or path)
     trained(env_id="Counter-v0", total_timesteps=60, track=True, capture_video=True)
     assert [path.name for path in seen] == ["step-60-base-episode-0.mp4"] and seen[0].exists()
+
+
+def test_films_of_two_policies_have_two_names():
+    """W&B keeps the last value of a key at a step."""
+    args, kept = quick(hpo, env_id="Counter-v0", capture_video=True, eval_episodes=1), []
+    films = evaluation.Evaluation(args, range(1, 2), CPU)
+    films.film(Path("run"))
+
+    class Logs:
+        def film(self, step, i, name, path):
+            kept.append((name, path.exists()))
+
+    still = {name: lambda obs: torch.zeros(*obs.shape[:2], 2) for name in ("leapfrog", "base")}
+    films.play(still, 7, [], Logs())
+    assert kept == [("leapfrog", True), ("base", True)]

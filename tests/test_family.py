@@ -359,7 +359,7 @@ def test_baseline_three_explores_as_sac_and_learns_as_hpo():
     assert torch.equal(plain.act(obs, noise[:, :1, 0]), mine.act(obs, noise[:, :1, 0]))
     left, right = (agent.update(batch, noise) for agent in (mine, full))
     assert all(torch.equal(left[name], right[name]) for name in left)
-    assert left["charts/clamped_fraction"].min() > 0
+    assert (left["actions"].abs() > 1).any()
     assert mine.state_dict().keys() == full.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), full.parameters()))
     for reading in ("leapfrog", "base"):

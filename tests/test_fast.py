@@ -39,7 +39,7 @@ def trained(script, updates, prepare, where=CPU, dtype=torch.double, **flags):
             seen = learn(uniform, updating)
             if i % 10 == 0:  # evaluating between two updates
                 actions.append(next(iter(policies.values()))(obs[:, None])[:, 0].clone())
-    seen = {name: value.clone() for name, value in seen.items()}
+    seen = {name: value.clone() for name, value in agent.metrics(seen).items()}
     return {name: p.detach().cpu() for name, p in agent.state_dict().items()}, torch.stack(actions).cpu(), seen
 
 

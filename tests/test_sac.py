@@ -114,7 +114,7 @@ def test_update_is_adam_on_each_loss(script):
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     q_loss, _ = agent.critic_loss(*batch, noise)
     q_gradients = torch.autograd.grad(q_loss.sum(), list(agent.critic.parameters()))
-    metrics = agent.update(batch, noise)
+    metrics = agent.metrics(agent.update(batch, noise))
     for (name, new), gradient in zip(agent.critic.named_parameters(), q_gradients):
         assert new.grad is None  # the policy's loss left nothing here
         assert torch.allclose(new, adam_step(before[f"critic.{name}"], gradient, 1e-3), rtol=1e-6, atol=1e-10)
