@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_pages_show_what_their_commands_print():
         quoted = {" ".join(code.split()) for code in re.findall(r"`(python\s[^`]+)`", text)}
         tables = r"/(tables|before_after)\.py results/|--show results/|(distance|clamped)\.py table"
         for command in (c for c in quoted if re.search(tables, c)):
-            words = [path for word in command.split()[1:] for path in ([*sorted(ROOT.glob(word))] or [word])]
+            words = [path for word in shlex.split(command)[1:] for path in ([*sorted(ROOT.glob(word))] or [word])]
             done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
             blocks = [block for block in done.stdout.strip().split("\n\n") if block.startswith("|")]
             if " --against sac_hpo_continuous" in command and "[bn]" in command:  # whose returns stand above it
