@@ -440,6 +440,27 @@ def test_sighup_is_sigterm_unless_ignored(monkeypatch, capfd):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.mark.slow
+def test_a_terminal_that_closes():
+    """A real one: the run writes its checkpoint, and that it can say so nowhere is no failure."""
+    flags = "--env-id Pendulum-v1 --total-timesteps 90000 --learning-starts 300 --batch-size 8 --no-cuda --no-compile"
+    code = f"""import os, pty, sys, time
+pid, terminal = pty.fork()
+if not pid:
+    os.execv(sys.executable, [sys.executable, {str(ROOT / "sac_continuous.py")!r}, *{flags.split()!r}])
+seen = b""
+while b"alpha 0.2" not in seen:  # the first lines; a terminal without a size shows no bar
+    seen += os.read(terminal, 4096)
+time.sleep(3)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"""
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.stdout.strip() == str(128 + signal.SIGHUP), done
+    steps = [int(path.stem[5:]) for path in newest().glob("checkpoints/step-*.pt")]
+    assert len(steps) == 2 and max(steps) > 0
+
+
 class Flat(Drift):
     action_space = Box(np.array([-1, 2], np.float32), np.array([1, 2], np.float32))
 
