@@ -35,6 +35,7 @@ import itertools
 import math
 import re
 import sys
+from typing import Literal
 
 from runtime.arguments import RunArgs
 from runtime.device import Upload, allocate
@@ -67,6 +68,7 @@ class Args(RunArgs):
     step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
+    leapfrog_space: Literal["action", "pre-tanh"] = "action"  # where the chain lives, before the tanh or after it (D6)
     leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (Table 4)
     leapfrog_state: bool = True  # let T_h and σ_h see the state (D10)
     momentum_term: bool = False  # keep the ρ_K term of eq. 15 (D4)
@@ -164,6 +166,12 @@ class Critic(Network):
         return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
 
 
+def squash(pre_tanh: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """tanh(u) and its log-density, from u (.., d) and the log-density (..) of u."""
+    log_slope = 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²(u))
+    return pre_tanh.tanh(), log_prob - log_slope.sum(-1)
+
+
 class Policy(Network):
     """tanh-squashed diagonal Gaussian over [-1, 1]^d."""
 
@@ -175,13 +183,15 @@ class Policy(Network):
         mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
         return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
 
+    def draw(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reparametrised u (S, B, d), whose tanh is the action, and its log-density (S, B); noise is (S, B, d)."""
+        mean, log_std = self(obs)
+        log_prob = (-log_std - noise.square() / 2).sum(-1) - noise.shape[-1] * math.log(2 * math.pi) / 2
+        return mean + log_std.exp() * noise, log_prob
+
     def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
-        mean, log_std = self(obs)
-        pre_tanh = mean + log_std.exp() * noise
-        squash = pre_tanh + nn.functional.softplus(-2 * pre_tanh)  # log(1 - tanh²) = 2 log 2 - 2 squash
-        log_prob = (2 * squash - log_std - noise.square() / 2).sum(-1)
-        return pre_tanh.tanh(), log_prob - noise.shape[-1] * (2 * math.log(2) + math.log(2 * math.pi) / 2)
+        return squash(*self.draw(obs, noise))
 
     def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The action with the noise off, (S, B, d)."""
@@ -262,6 +272,7 @@ class Agent(nn.Module):
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
         self.args, self.act_dim = args, act_dim
+        self.pre_tanh = args.leapfrog_space == "pre-tanh"
         init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
         self.critic = Critic(init, obs_dim, act_dim)
         self.policy = Policy(init, obs_dim, act_dim, args.policy_layers)
@@ -284,26 +295,40 @@ class Agent(nn.Module):
         acting, updating = (2, 3 + self.args.evolve_target) if self.args.leapfrog_steps else (1, 2)
         return (acting, self.act_dim), (updating, self.args.batch_size, self.act_dim)
 
-    def evolve(self, critic: Critic, share, obs, actions, noise, std: float, last=False) -> tuple:
-        """a_K before the clamp and ρ_K (None unless `last`), (S, B, d) each, from a_0 and ρ_0 = std · noise."""
+    def start(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a chain begins, x_0 (S, B, d), and the log-density (S, B) there: a_0, or u_0 whose tanh it is (D6)."""
+        return (self.policy.draw if self.pre_tanh else self.policy.sample)(obs, noise)
 
-        def force(a):  # normalising ∇Q cancels α; where ∇Q is zero, g is zero
-            return self.force(obs, a, -nn.functional.normalize(critic.slope(share, a)[1], dim=-1))
+    def end(self, x: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The action a_K at the end of a chain and its log-density: clamped, or squashed (D6)."""
+        return squash(x, log_prob) if self.pre_tanh else (x.clamp(-1, 1), log_prob)
+
+    def evolve(self, critic: Critic, share, obs, x, noise, std: float, last=False) -> tuple:
+        """x_K and ρ_K (None unless `last`), (S, B, d) each, from x_0 and ρ_0 = std · noise."""
+
+        def force(x):  # normalising ∇Q cancels α; where ∇Q is zero, g is zero
+            actions = x.tanh() if self.pre_tanh else x
+            slope = critic.slope(share, actions.detach())[1]
+            slope = slope * (1 - actions.square()) if self.pre_tanh else slope  # the chain rule
+            return self.force(obs, actions, -nn.functional.normalize(slope, dim=-1))
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, actions, std * noise, self.args.step_size, stds, last)
+        return leapfrog(force, x, std * noise, self.args.step_size, stds, last)
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Exploration: actions (S, d) for obs (S, ds) and noise (S, 2, d) of a_0 and ρ_0."""
         obs, share, std = obs[:, None], self.critic.share(obs[:, None]), self.args.momentum_std_explore
-        actions, _ = self.policy.sample(obs, noise[:, :1])
-        return self.evolve(self.critic, share, obs, actions, noise[:, 1:], std)[0].clamp(-1, 1)[:, 0]
+        x, log_prob = self.start(obs, noise[:, :1])
+        x, _ = self.evolve(self.critic, share, obs, x, noise[:, 1:], std)
+        return self.end(x, log_prob)[0][:, 0]
 
     def evolved_mean(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d): a_0 = tanh(mean), ρ_0 = 0, the schedule of training (D9)."""
-        actions, share, std = self.policy.mean_action(obs), self.critic.share(obs), self.args.momentum_std_train
-        return self.evolve(self.critic, share, obs, actions, torch.zeros_like(actions), std)[0].clamp(-1, 1)
+        """The action with the noise off, (S, B, d): the policy's mean and ρ_0 = 0, the schedule of training (D9)."""
+        zero = obs.new_zeros(*obs.shape[:2], self.act_dim)
+        x, log_prob = self.start(obs, zero)
+        x, _ = self.evolve(self.critic, self.critic.share(obs), obs, x, zero, self.args.momentum_std_train)
+        return self.end(x, log_prob)[0]
 
     def readings(self) -> dict:
         """The policies that an evaluation runs, noise off; the first is the one that counts."""
@@ -313,11 +338,11 @@ class Agent(nn.Module):
     def critic_loss(self, obs, actions, rewards, next_obs, terminated, noise) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
         with torch.no_grad():
-            next_actions, next_log_prob = self.policy.sample(next_obs, noise[:, 0])
+            x, log_prob = self.start(next_obs, noise[:, 0])
             if self.args.evolve_target and self.args.leapfrog_steps:  # D8
                 share, std = self.target.share(next_obs), self.args.momentum_std_train
-                evolved, _ = self.evolve(self.target, share, next_obs, next_actions, noise[:, 3], std)
-                next_actions = evolved.clamp(-1, 1)
+                x, _ = self.evolve(self.target, share, next_obs, x, noise[:, 3], std)
+            next_actions, next_log_prob = self.end(x, log_prob)
             next_q = self.target(next_obs, next_actions).amin(1)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = rewards + self.args.gamma * (1 - terminated) * next_value
@@ -325,18 +350,18 @@ class Agent(nn.Module):
         return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
 
     def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Minus the objective, HPO eq. (15), (S,); log π of a_0 (S, B); a_K before the clamp (S, B, d)."""
-        actions, log_prob = self.policy.sample(obs, noise[:, 1])
-        evolved, share, alpha = actions, self.critic.share(obs), self.log_alpha.exp().detach()
+        """Minus the objective, HPO eq. (15), (S,); log-density of a_K (S, B); x_K (S, B, d)."""
+        x, log_prob = self.start(obs, noise[:, 1])
+        share, alpha = self.critic.share(obs), self.log_alpha.exp().detach()
         if self.args.leapfrog_steps:
             std, last = self.args.momentum_std_train, self.args.momentum_term
-            evolved, momentum = self.evolve(self.critic, share, obs, actions, noise[:, 2], std, last)
-            actions = evolved.clamp(-1, 1)  # D6: a clamped coordinate gets no gradient from Q
+            x, momentum = self.evolve(self.critic, share, obs, x, noise[:, 2], std, last)
+        actions, log_prob = self.end(x, log_prob)  # a clamped coordinate gets no gradient from Q
         q, slope = self.critic.slope(share, actions.detach())
         loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
         if self.args.leapfrog_steps and last:  # D4
             loss = loss + alpha / (2 * std**2) * momentum.square().sum(-1)
-        return loss.mean(-1), log_prob.detach(), evolved.detach()
+        return loss.mean(-1), log_prob.detach(), x.detach()
 
     def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
         """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
@@ -372,7 +397,7 @@ class Agent(nn.Module):
         metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
         if self.args.autotune:  # at the temperature after the update
             metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
-        if self.args.leapfrog_steps:
+        if self.args.leapfrog_steps and not self.pre_tanh:
             metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
         metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
         return metrics

@@ -26,7 +26,7 @@ have a leading axis of length S. Losses are means over the batch and sums over s
 element, and each seed draws from a random stream of its own, so no seed can influence another. Read the shapes
 below without their S to read the plain algorithm.
 
-Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.__init__`, `Policy.sample`,
+Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.__init__`, `Policy.draw`,
 `Policy.mean_action` and `Agent.__init__`; it adds `RadialFlow`.
 """
 
@@ -168,6 +168,12 @@ class RadialFlow(nn.Module):
         return z + stretch[..., None] * offset, log_det
 
 
+def squash(pre_tanh: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """tanh(u) and its log-density, from u (.., d) and the log-density (..) of u."""
+    log_slope = 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²(u))
+    return pre_tanh.tanh(), log_prob - log_slope.sum(-1)
+
+
 class Policy(Network):
     """A diagonal Gaussian through radial flows and a tanh, over [-1, 1]^d."""
 
@@ -180,17 +186,19 @@ class Policy(Network):
         mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
         return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
 
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
+    def draw(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reparametrised u (S, B, d), whose tanh is the action, and its log-density (S, B); noise is (S, B, d)."""
         mean, log_std = self(obs)
-        pre_tanh, log_det = mean + log_std.exp() * noise, 0
+        log_prob = (-log_std - noise.square() / 2).sum(-1) - noise.shape[-1] * math.log(2 * math.pi) / 2
+        pre_tanh = mean + log_std.exp() * noise
         for flow in self.flows:
             pre_tanh, stretched = flow(pre_tanh)
-            log_det = log_det + stretched
-        squash = pre_tanh + nn.functional.softplus(-2 * pre_tanh)  # log(1 - tanh²) = 2 log 2 - 2 squash
-        log_prob = (2 * squash - log_std - noise.square() / 2).sum(-1)
-        log_prob = log_prob - log_det if self.flows else log_prob
-        return pre_tanh.tanh(), log_prob - noise.shape[-1] * (2 * math.log(2) + math.log(2 * math.pi) / 2)
+            log_prob = log_prob - stretched
+        return pre_tanh, log_prob
+
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
+        return squash(*self.draw(obs, noise))
 
     def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The action with the noise off, (S, B, d): the Gaussian's mean through the flows."""

@@ -159,6 +159,12 @@ class Critic(Network):
         return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
 
 
+def squash(pre_tanh: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """tanh(u) and its log-density, from u (.., d) and the log-density (..) of u."""
+    log_slope = 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²(u))
+    return pre_tanh.tanh(), log_prob - log_slope.sum(-1)
+
+
 class Policy(Network):
     """tanh-squashed diagonal Gaussian over [-1, 1]^d."""
 
@@ -170,13 +176,15 @@ class Policy(Network):
         mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
         return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
 
+    def draw(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reparametrised u (S, B, d), whose tanh is the action, and its log-density (S, B); noise is (S, B, d)."""
+        mean, log_std = self(obs)
+        log_prob = (-log_std - noise.square() / 2).sum(-1) - noise.shape[-1] * math.log(2 * math.pi) / 2
+        return mean + log_std.exp() * noise, log_prob
+
     def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
-        mean, log_std = self(obs)
-        pre_tanh = mean + log_std.exp() * noise
-        squash = pre_tanh + nn.functional.softplus(-2 * pre_tanh)  # log(1 - tanh²) = 2 log 2 - 2 squash
-        log_prob = (2 * squash - log_std - noise.square() / 2).sum(-1)
-        return pre_tanh.tanh(), log_prob - noise.shape[-1] * (2 * math.log(2) + math.log(2 * math.pi) / 2)
+        return squash(*self.draw(obs, noise))
 
     def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The action with the noise off, (S, B, d)."""
