@@ -303,14 +303,18 @@ class Agent(nn.Module):
         """The action a_K at the end of a chain and its log-density: clamped, or squashed (D6)."""
         return squash(x, log_prob) if self.pre_tanh else (x.clamp(-1, 1), log_prob)
 
+    def gradient(self, critic: Critic, share, x) -> tuple[torch.Tensor, torch.Tensor]:
+        """a at x, and g = ∇_x U / ‖∇_x U‖ there, (S, B, d) each. Its length cancels α; where ∇Q is zero, g is zero."""
+        actions = x.tanh() if self.pre_tanh else x
+        slope = critic.slope(share, actions.detach())[1]
+        slope = slope * (1 - actions.square()) if self.pre_tanh else slope  # the chain rule
+        return actions, -nn.functional.normalize(slope, dim=-1)
+
     def evolve(self, critic: Critic, share, obs, x, noise, std: float, last=False) -> tuple:
         """x_K and ρ_K (None unless `last`), (S, B, d) each, from x_0 and ρ_0 = std · noise."""
 
-        def force(x):  # normalising ∇Q cancels α; where ∇Q is zero, g is zero
-            actions = x.tanh() if self.pre_tanh else x
-            slope = critic.slope(share, actions.detach())[1]
-            slope = slope * (1 - actions.square()) if self.pre_tanh else slope  # the chain rule
-            return self.force(obs, actions, -nn.functional.normalize(slope, dim=-1))
+        def force(x):
+            return self.force(obs, *self.gradient(critic, share, x))
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
         return leapfrog(force, x, std * noise, self.args.step_size, stds, last)

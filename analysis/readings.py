@@ -1,0 +1,135 @@
+"""SAC-HPO with one thing changed, to find out which reading of the paper does what the paper says.
+
+    python analysis/readings.py train reflect --env-id HalfCheetah-v4 --num-seeds 8     # SAC-HPO's flags, --resume too
+    python analysis/readings.py collect runs/HalfCheetah-v4__sac_hpo_continuous__reflect__1__1795241545
+    python analysis/tables.py results/readings/HalfCheetah-v4__*.csv                    # against SAC's file among them
+
+An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as-is` replaces none, so that the flags of
+`sac_hpo_continuous.py` make the arm. `collect` takes runs of SAC too. What the arms found is in docs/readings.md.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from collect import collect
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import sac_hpo_continuous as hpo
+from runtime.messages import tell
+from runtime.run import launch
+
+
+class Reflect(hpo.Agent):
+    """Action space, where a chain is reflected at the box: it stays inside, and volume is preserved, so (13) holds."""
+
+    def evolve(self, critic, share, obs, x, noise, std, last=False):
+        stds, size = hpo.momentum_stds(std, self.args.leapfrog_steps), self.args.step_size
+        f, momentum = self.force(obs, *self.gradient(critic, share, x)), std * noise
+        for k in range(1, len(stds)):
+            x, momentum = bounce(*half_and_step(x, momentum, f, size))
+            f = self.force(obs, *self.gradient(critic, share, x))
+            momentum = (momentum - size / 2 * f) * (stds[k] / stds[k - 1])
+        return x, momentum
+
+
+def half_and_step(x, momentum, force, size: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first half of a leapfrog step."""
+    momentum = momentum - size / 2 * force
+    return x + size * momentum, momentum
+
+
+def bounce(x: torch.Tensor, momentum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Position and momentum of a particle that walls at -1 and 1 have thrown back as often as it met them."""
+    place = (x + 1) % 4  # a round trip is 4 long
+    return 1 - (place - 2).abs(), torch.where(place < 2, momentum, -momentum)
+
+
+class Blind(hpo.Agent):
+    """A force that does not see g: (1 - σ_h) T_h alone, with no jumps for the gradient to miss."""
+
+    def gradient(self, critic, share, x):
+        actions = x.tanh() if self.pre_tanh else x
+        return actions, torch.zeros_like(actions)
+
+
+class Straight(hpo.Agent):
+    """No gradient through the chain: the forces are held constant in a, so ∂a_K/∂a_0 = 1 and h learns by their sum."""
+
+    def gradient(self, critic, share, x):
+        return super().gradient(critic, share, x.detach())
+
+
+class Smooth(hpo.Agent):
+    """g of a smoother critic: the mean of ∇_a Q over four actions around a, 0.2 away in each dimension on average."""
+
+    def gradient(self, critic, share, x):
+        actions = x.tanh() if self.pre_tanh else x
+        draws = torch.randn(2, self.act_dim, generator=torch.Generator().manual_seed(0)).to(x)
+        around = [actions.detach() + sign * 0.2 * draw for draw in draws for sign in (1, -1)]
+        slope = sum(critic.slope(share, near)[1] for near in around)
+        slope = slope * (1 - actions.square()) if self.pre_tanh else slope
+        return actions, -torch.nn.functional.normalize(slope, dim=-1)
+
+
+class Prior(hpo.Agent):
+    """Pre-tanh space with the potential of a uniform prior over the box: U(u) = -Q/α - Σ log(1 - tanh²(u))."""
+
+    def gradient(self, critic, share, x):
+        actions = x.tanh()
+        slope = (
+            critic.slope(share, actions.detach())[1] * (1 - actions.square()) / self.log_alpha.exp().detach()[..., None]
+        )
+        return actions, -torch.nn.functional.normalize(slope - 2 * actions, dim=-1)
+
+
+class Still(hpo.Agent):
+    """No momentum noise in training: ρ_0 = 0 in the policy's loss. Exploration keeps its own."""
+
+    def policy_loss(self, obs, noise):
+        return super().policy_loss(obs, torch.cat([noise[:, :2], torch.zeros_like(noise[:, 2:])], dim=1))
+
+
+class StillBoth(Still):
+    """No momentum noise at all: ρ_0 = 0 in exploration too."""
+
+    def act(self, obs, noise):
+        return super().act(obs, torch.cat([noise[:, :1], torch.zeros_like(noise[:, 1:])], dim=1))
+
+
+ARMS = {"as-is": hpo.Agent, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
+ARMS |= {"prior": Prior, "still": Still, "still-both": StillBoth}
+
+
+def train(arm: str, flags: list[str]) -> int:
+    """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
+    hpo.Agent = ARMS[arm]
+    return launch(hpo, ["--exp-name", arm, *flags])
+
+
+def keep(folder: Path) -> Path:
+    """Copies a run's evaluations, of SAC or of an arm, to results/readings/, below the command that made them."""
+    arm = json.loads((folder / "config.json").read_text())["args"]["exp_name"]
+    name, text = collect([folder])
+    name = name.replace("__matmul-precision-medium", "")  # which every run of the comparison has
+    if arm:
+        name = name if arm == "as-is" else name.replace(".csv", f"__{arm}.csv")
+        text = text.replace("python sac_hpo_continuous.py", f"python analysis/readings.py train {arm}", 1)
+        text = text.replace(f" --exp-name {arm}", "", 1)
+    path = ROOT / "results" / "readings" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+if __name__ == "__main__":
+    what, *rest = sys.argv[1:] or [""]
+    if what == "train" and rest and rest[0] in ARMS:
+        sys.exit(train(*rest[:1], rest[1:]))
+    if what == "collect" and rest and all(Path(folder, "evaluations.csv").exists() for folder in rest):
+        print(*(keep(Path(folder)) for folder in rest), sep="\n")
+        sys.exit()
+    tell(f"readings: train and an arm ({', '.join(ARMS)}) and SAC-HPO's flags; or collect and run folders")
+    sys.exit(2)
