@@ -26,7 +26,8 @@ below without their S to read the plain algorithm.
 
 Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
 `Agent.act`, `Agent.readings`, `Agent.critic_loss`, `Agent.policy_loss` and `Agent.metrics`; it adds `Force`,
-`momentum_stds`, `leapfrog`, `joint_log_prob`, `Agent.evolve` and `Agent.evolved_mean`.
+`momentum_stds`, `leapfrog`, `joint_log_prob`, `Agent.start`, `Agent.end`, `Agent.gradient`, `Agent.evolve` and
+`Agent.evolved_mean`.
 """
 
 import copy

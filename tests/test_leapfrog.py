@@ -13,10 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
+SPACES = pytest.mark.parametrize("space", ["action", "pre-tanh"])  # where a chain lives (D6)
+
+
+def place(agent, x):
+    """The action at x, before the clamp."""
+    return x.tanh() if agent.args.leapfrog_space == "pre-tanh" else x
+
+
 def force_of(agent, obs):
-    """The force of HPO eq. (16) on the agent's critics, as `evolve` builds it."""
-    share = agent.critic.share(obs)
-    return lambda a: agent.force(obs, a, -F.normalize(agent.critic.slope(share, a)[1], dim=-1))
+    """The force of HPO eq. (16) on the agent's critics, with ∇_x U by autograd."""
+
+    def force(x):
+        with torch.enable_grad():
+            y = x if x.requires_grad else x.detach().requires_grad_()
+            slope = torch.autograd.grad(min_q(agent, obs)(place(agent, y)).sum(), y, create_graph=True)[0]
+            out = agent.force(obs, place(agent, x), -F.normalize(slope, dim=-1))
+        return out if torch.is_grad_enabled() else out.detach()
+
+    return force
 
 
 def backwards(force, actions, momentum, step_size, stds):
@@ -41,9 +56,15 @@ def min_q(agent, obs):
 
 
 @settings(max_examples=40, deadline=None)
-@given(steps=st.integers(1, 6), std=st.floats(0.05, 3), step_size=st.floats(0.01, 0.5), seed=st.integers(0, 10**6))
-def test_reversible(steps, std, step_size, seed):
-    agent, obs = agent_of(hpo, seed=seed), normals(1, 8, 11, seed=seed)
+@given(
+    space=st.sampled_from(["action", "pre-tanh"]),
+    steps=st.integers(1, 6),
+    std=st.floats(0.05, 3),
+    step_size=st.floats(0.01, 0.5),
+    seed=st.integers(0, 10**6),
+)
+def test_reversible(space, steps, std, step_size, seed):
+    agent, obs = agent_of(hpo, seed=seed, leapfrog_space=space), normals(1, 8, 11, seed=seed)
     a0, rho0 = normals(1, 8, 3, seed=seed + 1).tanh(), std * normals(1, 8, 3, seed=seed + 2)
     stds = hpo.momentum_stds(std, steps)
     with torch.no_grad():
@@ -53,13 +74,13 @@ def test_reversible(steps, std, step_size, seed):
     assert torch.allclose(a, a0, rtol=0, atol=1e-12) and torch.allclose(rho, rho0, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("kind", ["smooth", "action", "pre-tanh"])
 @pytest.mark.parametrize(("std", "steps"), [(0.1, 2), (1.0, 3), (1.5, 3), (0.3, 4)])
-def test_jacobian_determinant(std, steps, smooth):
-    """(β_{k-1}/β_k)^(d/2) for each step and β0^(d/2) for all of them, before the clamp."""
-    agent, obs, d = agent_of(hpo), normals(1, 1, 11), 3
+def test_jacobian_determinant(std, steps, kind):
+    """(β_{k-1}/β_k)^(d/2) for each step and β0^(d/2) for all of them, before the clamp or the tanh."""
+    agent, obs, d = agent_of(hpo, leapfrog_space="action" if kind == "smooth" else kind), normals(1, 1, 11), 3
     weight = normals(d, d, seed=5)
-    force = (lambda a: torch.sin(a @ weight)) if smooth else force_of(agent, obs)
+    force = (lambda x: torch.sin(x @ weight)) if kind == "smooth" else force_of(agent, obs)
     start = torch.cat([normals(d, seed=6).tanh(), std * normals(d, seed=7)])
 
     def mapping(stds):
@@ -106,11 +127,12 @@ def test_momentum_schedule():
     assert torch.allclose(a, 0.5 * (1 + 3.25) * torch.tensor([0.1, -0.2]))
 
 
-@pytest.fixture
-def one_dimensional(monkeypatch):
+@pytest.fixture(params=["action", "pre-tanh"])
+def one_dimensional(monkeypatch, request):
     """A small agent with one action dimension and networks steep enough to bend the density."""
     monkeypatch.setattr(hpo, "HIDDEN", 16)
-    agent = agent_of(hpo, obs_dim=2, act_dim=1, momentum_std_train=0.4, step_size=0.3, leapfrog_steps=3)
+    agent = agent_of(hpo, obs_dim=2, act_dim=1, momentum_std_train=0.4, step_size=0.3, leapfrog_steps=3,
+                     leapfrog_space=request.param)  # fmt: skip
     for parameter in [*agent.critic.parameters(), *agent.force.parameters()]:
         parameter.data *= 2
     obs = torch.tensor([[[0.3, -0.8]]]).double()
@@ -122,20 +144,27 @@ def one_dimensional(monkeypatch):
 
 
 def test_joint_density(one_dimensional):
-    """Eq. (13) integrates to 1 over (a_K, ρ_K), and its marginal is the histogram of samples of a_K."""
+    """Eq. (13) integrates to 1 over (a_K, ρ_K), and its marginal is the histogram of samples of a_K.
+
+    Before the tanh too, where the log-density that the policy's loss has of a_K gets the same momentum terms."""
     agent, obs, base = one_dimensional
     std, stds, step = 0.4, hpo.momentum_stds(0.4, 3), agent.args.step_size
+    pre_tanh, edge = agent.args.leapfrog_space == "pre-tanh", 1 if agent.args.leapfrog_space == "pre-tanh" else 4
 
     def density(a_k, rho_k):
         o = obs.expand(1, a_k.shape[1], 2)
         with torch.no_grad():
-            a0, rho0 = backwards(force_of(agent, o), a_k, rho_k, step, stds)
+            a0, rho0 = backwards(force_of(agent, o), a_k.atanh() if pre_tanh else a_k, rho_k, step, stds)
+        if pre_tanh:
+            log_prob = base.base_dist.log_prob(a0).sum(-1) - torch.log1p(-a_k.square()).sum(-1)
+            return hpo.joint_log_prob(log_prob, rho0, std).exp()[0]
         inside = (a0.abs() < 1).all(-1)
         log_prob = base.log_prob(a0.clamp(-1 + 1e-12, 1 - 1e-12)).sum(-1)
         return torch.where(inside, hpo.joint_log_prob(log_prob, rho0, std).exp(), 0.0)[0]
 
     n = 500
-    a_axis, rho_axis = torch.linspace(-4, 4, n).double(), torch.linspace(-7, 7, n).double()
+    a_axis = ((torch.arange(n).double() + 0.5) / n * 2 - 1) * edge  # middles of cells
+    rho_axis = torch.linspace(-7, 7, n).double()
     cell = (a_axis[1] - a_axis[0]) * (rho_axis[1] - rho_axis[0])
     grid = torch.cartesian_prod(a_axis, rho_axis)
     q = torch.cat([density(part[None, :, :1], part[None, :, 1:]) for part in grid.split(50_000)]).view(n, n)
@@ -144,10 +173,14 @@ def test_joint_density(one_dimensional):
     m, generator = 100_000, torch.Generator().manual_seed(1)
     o, noise = obs.expand(1, m, 2), torch.randn(1, m, 2, generator=generator, dtype=torch.double)
     with torch.no_grad():
-        a0, _ = agent.policy.sample(o, noise[..., :1])
-        a_k, _ = agent.evolve(agent.critic, agent.critic.share(o), o, a0, noise[..., 1:], std, last=True)
-    width = float(a_axis[1] - a_axis[0])
-    edges = np.arange(-4 - width / 2, 4 + width, 10 * width)
+        x, log_prob = agent.start(o, noise[..., :1])
+        x, rho_k = agent.evolve(agent.critic, agent.critic.share(o), o, x, noise[..., 1:], std, last=True)
+    a_k = place(agent, x)
+    if pre_tanh:
+        ours = hpo.joint_log_prob(agent.end(x, log_prob)[1], std * noise[..., 1:], std).exp()
+        some = (a_k[0, :, 0].abs() < 0.999).nonzero()[:2000, 0]
+        assert torch.allclose(ours[0, some], density(a_k[:, some], rho_k[:, some]), rtol=1e-6)
+    edges = np.linspace(-edge, edge, n // 10 + 1)
     counts, _ = np.histogram(a_k.flatten().numpy(), edges)
     marginal = (q.sum(1) * cell).numpy()[: 10 * len(counts)].reshape(-1, 10).sum(1)
     assert a_k.std() > 0.3 and abs(counts / m - marginal).sum() < 0.02
@@ -173,15 +206,20 @@ def test_zero_gradient_gives_no_force_direction():
 
 
 def policy_gradient(agent, q, obs, noise, hold):
-    """∇_{θ,h} of minus HPO eq. (15) without its last term, written out from the paper; g from autograd."""
+    """∇_{θ,h} of minus HPO eq. (15) without its last term, written out from the paper; g from autograd.
+
+    `hold`: ∇_a Q is held constant. In pre-tanh space log π is that of a_K, by the tanh's own derivative."""
     args, beta = agent.args, []
     std = args.momentum_std_train
     for k in range(args.leapfrog_steps + 1):  # eq. (17)
         beta.append(((1 - std) * k**2 / args.leapfrog_steps**2 + std) ** -2)
 
-    def force(a):
+    def force(x):
+        a = place(agent, x)
         b = a.detach().requires_grad_() if hold else a
         gradient = torch.autograd.grad((-q(b) / args.alpha).sum(), b, create_graph=not hold)[0]
+        if args.leapfrog_space == "pre-tanh":
+            gradient = gradient / torch.cosh(x) ** 2
         g = gradient / gradient.norm(dim=-1, keepdim=True)
         out = [torch.cat([obs, a, g], dim=-1)] * 2
         for i in range(2):
@@ -190,13 +228,20 @@ def policy_gradient(agent, q, obs, noise, hold):
         gate = out[1].sigmoid()
         return gate * g + (1 - gate) * out[0].tanh()
 
-    a, log_prob = agent.policy.sample(obs, noise[:, 1])
+    if args.leapfrog_space == "pre-tanh":
+        mean, log_std = agent.policy(obs)
+        a = mean + log_std.exp() * noise[:, 1]
+        log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(a).sum(-1)
+    else:
+        a, log_prob = agent.policy.sample(obs, noise[:, 1])
     rho = std * noise[:, 2]
     for k in range(1, args.leapfrog_steps + 1):  # eq. (16), both halves
         rho = rho - args.step_size / 2 * force(a)
         a = a + args.step_size * rho
         rho = (rho - args.step_size / 2 * force(a)) * math.sqrt(beta[k - 1] / beta[k])
-    loss = (args.alpha * log_prob - q(a.clamp(-1, 1))).mean(-1).sum()
+    if args.leapfrog_space == "pre-tanh":
+        log_prob = log_prob + 2 * torch.cosh(a).log().sum(-1)
+    loss = (args.alpha * log_prob - q(place(agent, a).clamp(-1, 1))).mean(-1).sum()
     return torch.autograd.grad(loss, agent.policy_optimizer.parameters)
 
 
@@ -204,9 +249,11 @@ def distance(left, right):
     return max((x - y).abs().max().item() / y.abs().max().item() for x, y in zip(left, right))
 
 
-def test_policy_gradient_equals_double_backward():
-    """On ReLU critics holding g constant changes nothing; on smooth ones it does (the negative control)."""
-    agent, obs = agent_of(hpo, num_seeds=2, leapfrog_steps=3, step_size=0.3), normals(2, 64, 11)
+@SPACES
+def test_policy_gradient_equals_double_backward(space):
+    """On ReLU critics holding ∇_a Q constant changes nothing; on smooth ones it does (the negative control)."""
+    agent = agent_of(hpo, num_seeds=2, leapfrog_steps=3, step_size=0.3, leapfrog_space=space)
+    obs = normals(2, 64, 11)
     noise = normals(2, 3, 64, 3, seed=9)
     ours = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.policy_optimizer.parameters)
     double = policy_gradient(agent, min_q(agent, obs), obs, noise, hold=False)
@@ -255,50 +302,57 @@ def test_number_of_gradient_evaluations(monkeypatch, steps):
     assert count(lambda: agent.critic_loss(*batch, noise)) == steps
 
 
-def test_evolved_target():
+@SPACES
+def test_evolved_target(space):
     """D8: with the flag the target's next action follows the target critics from the training momentum."""
-    agent = agent_of(hpo, evolve_target=True)
+    agent = agent_of(hpo, evolve_target=True, leapfrog_space=space)
     noise, obs, rewards = normals(1, 4, 8, 3), normals(1, 8, 11), normals(1, 8)
     loss, _ = agent.critic_loss(obs, noise[:, 3].tanh(), rewards, obs + 1, torch.zeros(1, 8), noise)
-    a0, log_prob = agent.policy.sample(obs + 1, noise[:, 0])
-    share = agent.target.share(obs + 1)
-    a, _ = agent.evolve(agent.target, share, obs + 1, a0, noise[:, 3], 0.1)
-    y = rewards + 0.99 * (plain_q(agent.target, obs + 1, a.clamp(-1, 1)).amin(1) - 0.2 * log_prob)
+    x, log_prob = agent.start(obs + 1, noise[:, 0])
+    x, _ = agent.evolve(agent.target, agent.target.share(obs + 1), obs + 1, x, noise[:, 3], 0.1)
+    a, log_prob = agent.end(x, log_prob)
+    y = rewards + 0.99 * (plain_q(agent.target, obs + 1, a).amin(1) - 0.2 * log_prob)
     q = plain_q(agent.critic, obs, noise[:, 3].tanh())
     assert torch.allclose(loss, ((q - y[:, None]) ** 2).mean(-1))
 
 
-def test_readings_of_evaluation():
-    """D9: noise off is ρ_0 = 0 from tanh(mean) on the training schedule; the base mean stands beside it."""
-    agent, obs = agent_of(hpo), normals(1, 5, 11)
+@SPACES
+def test_readings_of_evaluation(space):
+    """D9: noise off is ρ_0 = 0 from the mean on the training schedule; the base mean stands beside it."""
+    agent, obs = agent_of(hpo, leapfrog_space=space), normals(1, 5, 11)
     base = agent.policy(obs)[0].tanh()
     with torch.no_grad():
-        force = force_of(agent, obs)
-        rho = -0.15 / 2 * force(base)
-        a = base + 0.15 * rho
+        force, a = force_of(agent, obs), base if space == "action" else agent.policy(obs)[0]
+        rho = -0.15 / 2 * force(a)
+        a = a + 0.15 * rho
         rho = (rho - 0.15 / 2 * force(a)) * 0.325 / 0.1
         a = a + 0.15 * (rho - 0.15 / 2 * force(a))
     readings = agent.readings()
     assert list(readings) == ["leapfrog", "base"]
-    assert torch.allclose(readings["leapfrog"](obs), a.clamp(-1, 1)) and torch.allclose(readings["base"](obs), base)
+    assert torch.allclose(readings["leapfrog"](obs), place(agent, a).clamp(-1, 1)) and torch.allclose(
+        readings["base"](obs), base
+    )
     assert list(agent_of(hpo, eval_base=True).readings()) == ["base", "leapfrog"]
 
 
-def test_exploration():
+@SPACES
+def test_exploration(space):
     """Acting, written out by hand for K = 2: ρ_0 of standard deviation 1.5 (D14), its own schedule, the clamp (D6)."""
-    agent, obs = agent_of(hpo, double=False, num_seeds=2), normals(2, 1, 11).float()
+    agent, obs = agent_of(hpo, double=False, num_seeds=2, leapfrog_space=space), normals(2, 1, 11).float()
     clamped = 0
     for i in range(30):
         noise = normals(2, 2, 3, seed=i).float()
         with torch.no_grad():
-            force, (a, _) = force_of(agent, obs), agent.policy.sample(obs, noise[:, :1])
+            force, mean, log_std = force_of(agent, obs), *agent.policy(obs)
+            a = mean + log_std.exp() * noise[:, :1]
+            a = a.tanh() if space == "action" else a
             rho = 1.5 * noise[:, 1:] - 0.15 / 2 * force(a)
             a = a + 0.15 * rho
             rho = (rho - 0.15 / 2 * force(a)) * 1.375 / 1.5
             a = a + 0.15 * (rho - 0.15 / 2 * force(a))
-        assert torch.allclose(agent.act(obs[:, 0], noise), a.clamp(-1, 1)[:, 0], atol=1e-6)
-        clamped += (a.abs() > 1).sum()
-    assert clamped > 0
+        assert torch.allclose(agent.act(obs[:, 0], noise), place(agent, a).clamp(-1, 1)[:, 0], atol=1e-6)
+        clamped += (place(agent, a).abs() > 1).sum()
+    assert (clamped > 0) == (space == "action")
 
 
 def test_clamped_coordinates_get_no_gradient():
