@@ -123,7 +123,7 @@ class Critic(Network):
         """min(Q1, Q2), (S, B), and its gradient in the action, (S, B, d): that of the smaller critic (D7).
 
         Q is piecewise linear in a, so this gradient is piecewise constant: masks and transposed weights give it, and
-        holding it constant in back-propagation is exact. Double backward would add nothing.
+        double backward would hold it constant too. Neither sees its jumps at the kinks of Q (docs/method.md).
         """
         first, _, second, bias, last, last_bias = self.layers
         first = first[:, self.obs_dim :]

@@ -111,7 +111,7 @@ def train(arm: str, flags: list[str]) -> int:
 
 def keep(folder: Path) -> Path:
     """Copies a run's evaluations, of SAC or of an arm, to results/readings/, below the command that made them."""
-    arm = json.loads((folder / "config.json").read_text())["args"]["exp_name"]
+    arm = json.loads((folder / "config.json").read_text())["args"].get("exp_name")
     name, text = collect([folder])
     name = name.replace("__matmul-precision-medium", "")  # which every run of the comparison has
     if arm:

@@ -12,7 +12,6 @@ from conftest import agent_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 SPACES = pytest.mark.parametrize("space", ["action", "pre-tanh"])  # where a chain lives (D6)
 
 
@@ -267,6 +266,57 @@ def test_policy_gradient_equals_double_backward(space):
 
     held = policy_gradient(agent, smooth, obs, noise, hold=True)
     assert distance(held, policy_gradient(agent, smooth, obs, noise, hold=False)) > 1e-2
+
+
+@pytest.fixture
+def kinked(monkeypatch):
+    """One dimension, Q(s, a) = -10 relu(0.3 - a) - relu(a - 0.3), a Gaussian N(bias, 1/4), and F = g or T_h."""
+    monkeypatch.setattr(hpo, "HIDDEN", 2)
+    agent = agent_of(hpo, obs_dim=1, act_dim=1, leapfrog_steps=1, step_size=0.5, momentum_std_train=0.5, alpha=1e-6)
+    for weights in (agent.critic.layers, agent.policy.layers, agent.force.layers):
+        for weight in weights:
+            weight.data.zero_()
+    w1, b1, w2, _, w3, _ = agent.critic.layers
+    w1.data[:, 1, :2], b1.data[:, 0, :2] = torch.tensor([-1.0, 1.0]), torch.tensor([0.3, -0.3])
+    w2.data[:, 0, 0] = w2.data[:, 1, 1] = 1
+    w3.data[:, 0, :2] = torch.tensor([-10.0, -1.0])
+    middle, half = (hpo.LOG_STD_MAX + hpo.LOG_STD_MIN) / 2, (hpo.LOG_STD_MAX - hpo.LOG_STD_MIN) / 2
+    agent.policy.layers[-1].data[0, 1] = math.atanh((math.log(0.5) - middle) / half)
+    return agent
+
+
+@SPACES
+@pytest.mark.parametrize("sees_g", [True, False])
+def test_the_gradient_misses_the_jumps_of_g(kinked, space, sees_g):
+    """Back-propagation is not the gradient of the expected loss: where a_0 crosses a kink of Q, g jumps, and what the
+    loss jumps by there, times the density of a_0, is left out. A force blind to g leaves out nothing."""
+    agent, bias, n, m = kinked, kinked.policy.layers[-1], 8_000, 50
+    agent.pre_tanh = space == "pre-tanh"
+    agent.force.layers[-1].data[0], agent.force.layers[-1].data[1] = 0.4, 50.0 if sees_g else -50.0  # T_h's, the gate's
+    normal = torch.distributions.Normal(torch.zeros(()).double(), 1.0)
+    xi, rho = (normal.icdf((torch.arange(k).double() + 0.5) / k) for k in (n, m))  # of equal weight
+    noise = torch.cartesian_prod(xi, rho).T[[0, 0, 1]][None, ..., None]
+    obs = torch.zeros(1, n * m, 1).double()
+
+    def loss(mean):
+        bias.data[0, 0] = mean
+        return agent.policy_loss(obs, noise)[0].sum()
+
+    at, h = 0.1, 0.02
+    with torch.no_grad():
+        true = ((loss(at + h) - loss(at - h)) / (2 * h)).item()
+    ours = torch.autograd.grad(loss(at), bias)[0][0, 0].item()
+
+    kink = math.atanh(0.3) if agent.pre_tanh else 0.3  # of x_0, where its density is
+    density = 2 * math.exp(normal.log_prob(torch.tensor((math.atanh(0.3) - at) / 0.5)).item())  # of u_0
+    q = []
+    for g in (-1, 1):  # below the kink, above it
+        end = kink + 0.5 * (0.5 * rho - 0.25 * (g if sees_g else 0.4))
+        end = end.tanh() if agent.pre_tanh else end.clamp(-1, 1)
+        q.append(-(10 * (0.3 - end).relu() + (end - 0.3).relu()).mean().item())
+    missed = density * (q[0] - q[1])
+    assert true == pytest.approx(ours + missed, rel=0.02)
+    assert (abs(missed) > 0.1 * abs(true)) == sees_g
 
 
 def test_momentum_term():

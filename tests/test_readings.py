@@ -1,0 +1,120 @@
+"""The arms of analysis/readings.py: each changes what its docstring says, and nothing else."""
+
+import subprocess
+import sys
+
+import sac_hpo_continuous as hpo
+
+import pytest
+import readings
+import torch
+from conftest import normals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_leapfrog import SPACES, min_q, place
+
+CPU = torch.device("cpu")
+
+
+def arm(name: str, **values) -> hpo.Agent:
+    return readings.ARMS[name](hpo.Args(cuda=False, batch_size=16, **values), 11, 3, CPU).double()
+
+
+def evolved(agent, obs, x, noise, std=0.5):
+    return agent.evolve(agent.critic, agent.critic.share(obs), obs, x, noise, std)[0]
+
+
+@settings(deadline=None)
+@given(x=st.floats(-1, 1), velocity=st.floats(-9, 9))
+def test_a_bounce_is_a_flight_between_walls(x, velocity):
+    """Against small steps that turn at a wall; and the way back leads to where it began."""
+    place, speed, n = x, velocity, 500
+    for _ in range(n):
+        place += speed / n
+        if abs(place) > 1:
+            place, speed = (2 if place > 0 else -2) - place, -speed
+    end, momentum = readings.bounce(*torch.tensor([x + velocity, velocity], dtype=torch.double))
+    assert end.item() == pytest.approx(place, abs=1e-9)
+    if 1 - abs(end) > 1e-6:  # at a wall either sign is right
+        assert momentum.item() == pytest.approx(speed)
+        back, _ = readings.bounce(end - momentum, -momentum)
+        assert back.item() == pytest.approx(x, abs=1e-9)
+
+
+def test_reflected_chains_keep_volume_and_stay_inside():
+    agent, obs, inner = arm("reflect", leapfrog_steps=3), normals(1, 1, 11), 0
+    agent.force.layers[-2].data *= 5  # a push that differs from place to place
+    for seed in range(20):
+        start = torch.cat([normals(3, seed=seed).tanh(), 9 * normals(3, seed=seed + 99)])
+
+        def mapping(z):
+            a, share = z[None, None, :3], agent.critic.share(obs)
+            return torch.cat(agent.evolve(agent.critic, share, obs, a, z[None, None, 3:], 1.0), dim=-1)[0, 0]
+
+        end, plain = (
+            mapping(start),
+            evolved(arm("as-is", leapfrog_steps=3), obs, start[None, None, :3], start[None, None, 3:]),
+        )
+        assert (end[:3].abs() <= 1).all()
+        inner += (plain.abs() > 1).any()
+        assert abs(torch.autograd.functional.jacobian(mapping, start).det().item()) == pytest.approx(1, rel=1e-9)
+    assert inner > 10  # most of them would have left the box
+
+
+@SPACES
+def test_a_blind_force_has_no_use_for_the_critics(space):
+    agent, obs, x, noise = arm("blind", leapfrog_space=space), normals(1, 16, 11), normals(1, 16, 3), normals(1, 16, 3)
+    before = evolved(agent, obs, x, noise)
+    agent.critic.layers[0].data.neg_()
+    assert torch.equal(evolved(agent, obs, x, noise), before)
+    assert not torch.allclose(before, x + evolved(agent, obs, 0 * x, noise))
+
+
+@SPACES
+def test_a_straight_chain_is_held_constant_in_its_start_alone(space):
+    agent, plain = (arm(name, leapfrog_space=space, leapfrog_steps=3) for name in ("straight", "as-is"))
+    obs, noise, x = normals(1, 16, 11), normals(1, 16, 3), normals(1, 16, 3).requires_grad_()
+    end = evolved(agent, obs, x, noise)
+    assert torch.equal(end, evolved(plain, obs, x, noise))  # the chain itself is the same
+    gradient, *force = torch.autograd.grad(end.sum(), [x, *agent.force.parameters()])
+    assert torch.equal(gradient, torch.ones_like(x)) and all((f != 0).any() for f in force)
+
+
+@SPACES
+def test_smooth_directions_are_means(space):
+    agent, obs, x = arm("smooth", leapfrog_space=space), normals(1, 16, 11), normals(1, 16, 3)
+    _, g = agent.gradient(agent.critic, agent.critic.share(obs), x)
+    draws = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
+    slope = 0
+    near = [place(agent, x) + 0.2 * sign * draw for draw in draws for sign in (1, -1)]
+    y = x.clone().requires_grad_()
+    for a in near:
+        a = a.clone().requires_grad_()
+        slope = slope + torch.autograd.grad(min_q(agent, obs)(a).sum(), a)[0]
+    slope = torch.autograd.grad(place(agent, y), y, slope)[0]
+    assert torch.allclose(g, -torch.nn.functional.normalize(slope, dim=-1))
+
+
+def test_the_prior_is_in_the_potential():
+    agent, obs, u = arm("prior", leapfrog_space="pre-tanh"), normals(1, 16, 11), normals(1, 16, 3).requires_grad_()
+    potential = -min_q(agent, obs)(u.tanh()) / agent.args.alpha - torch.log1p(-u.tanh().square()).sum(-1)
+    (gradient,) = torch.autograd.grad(potential.sum(), u)
+    _, g = agent.gradient(agent.critic, agent.critic.share(obs), u.detach())
+    assert torch.allclose(g, torch.nn.functional.normalize(gradient, dim=-1), rtol=1e-6)
+
+
+def test_still_arms_have_no_momentum_where_they_say():
+    obs, noise, acting = normals(2, 16, 11), normals(2, 3, 16, 3), normals(2, 2, 3)
+    other, moved = noise.clone(), acting.clone()
+    other[:, 2] += 1
+    moved[:, 1] += 1
+    for name, trains, explores in (("as-is", True, True), ("still", False, True), ("still-both", False, False)):
+        agent = arm(name, num_seeds=2)
+        assert torch.equal(agent.policy_loss(obs, noise)[0], agent.policy_loss(obs, other)[0]) is not trains
+        assert torch.equal(agent.act(obs[:, 0], acting), agent.act(obs[:, 0], moved)) is not explores
+
+
+def test_bad_input_ends_with_one_line():
+    for words in ([], ["train", "sideways"], ["collect", "no-such-folder"]):
+        done = subprocess.run([sys.executable, readings.__file__, *words], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
