@@ -99,8 +99,16 @@ class StillBoth(Still):
         return super().act(obs, torch.cat([noise[:, :1], torch.zeros_like(noise[:, 1:])], dim=1))
 
 
+class Plain(hpo.Agent):
+    """Exploration by the base policy, as in baseline-3: the chain optimises alone."""
+
+    def act(self, obs, noise):
+        with torch.no_grad():
+            return self.policy.sample(obs[:, None], noise[:, :1])[0][:, 0]
+
+
 ARMS = {"as-is": hpo.Agent, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
-ARMS |= {"prior": Prior, "still": Still, "still-both": StillBoth}
+ARMS |= {"prior": Prior, "still": Still, "still-both": StillBoth, "plain": Plain}
 
 
 def train(arm: str, flags: list[str]) -> int:

@@ -108,10 +108,13 @@ def test_still_arms_have_no_momentum_where_they_say():
     other, moved = noise.clone(), acting.clone()
     other[:, 2] += 1
     moved[:, 1] += 1
-    for name, trains, explores in (("as-is", True, True), ("still", False, True), ("still-both", False, False)):
+    arms = ("as-is", True, True), ("still", False, True), ("still-both", False, False), ("plain", True, False)
+    for name, trains, explores in arms:
         agent = arm(name, num_seeds=2)
         assert torch.equal(agent.policy_loss(obs, noise)[0], agent.policy_loss(obs, other)[0]) is not trains
         assert torch.equal(agent.act(obs[:, 0], acting), agent.act(obs[:, 0], moved)) is not explores
+    base = agent.policy.sample(obs[:, :1], acting[:, :1])[0][:, 0]
+    assert torch.equal(agent.act(obs[:, 0], acting), base)
 
 
 def test_bad_input_ends_with_one_line():
