@@ -40,6 +40,27 @@ def read_file(path: Path):
     return torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
 
 
+class Ring:
+    """What a checkpoint keeps of a replay that is one tensor `rows` (S, capacity, ..), and how it comes back. A replay
+    of another kind has these methods itself."""
+
+    def __init__(self, replay):
+        self.replay = replay
+
+    def places(self, start: int, stop: int) -> torch.Tensor:
+        return torch.arange(start, stop, device=self.replay.rows.device) % self.replay.rows.shape[1]
+
+    def part(self, start: int, stop: int) -> torch.Tensor:
+        return self.replay.rows[:, self.places(start, stop)].cpu()
+
+    def put(self, start: int, stop: int, part: torch.Tensor) -> None:
+        self.replay.rows[:, self.places(start, stop)] = part.to(self.replay.rows)
+
+    def resumed(self, added: int) -> None:
+        self.replay.added = added
+        self.replay.size.fill_(min(added, self.replay.rows.shape[1]))
+
+
 class Checkpoints:
     """The two newest checkpoints of a run, and the lock that keeps a second process out.
 
@@ -64,8 +85,7 @@ class Checkpoints:
         saved, oldest = rows[-1][1] if rows else 0, max(0, step - capacity)
         if step > saved:
             start = max(oldest, saved)
-            new = replay.rows[:, torch.arange(start, step, device=replay.rows.device) % capacity]
-            write_file(self.folder / f"rows-{start}-{step}.pt", new.cpu())
+            write_file(self.folder / f"rows-{start}-{step}.pt", self.ring(replay).part(start, step))
             rows = [*(span for span in rows if span[1] > oldest), (start, step)]
         name = f"step-{step}.pt"
         write_file(self.folder / name, state | {"rows": rows})
@@ -74,6 +94,10 @@ class Checkpoints:
         for path in self.own(r"(step-\d+|rows-\d+-\d+)\.(pt|part)"):
             if path.name not in needed:
                 path.unlink()
+
+    @staticmethod
+    def ring(replay):
+        return replay if hasattr(replay, "part") else Ring(replay)
 
     def own(self, pattern: str) -> list[Path]:
         """Files of this run by their exact names: no folder, nothing behind a link, nothing that somebody put here."""
@@ -88,8 +112,7 @@ class Checkpoints:
             try:
                 state = read_file(path)
                 for start, stop in state["rows"]:
-                    ring = torch.arange(start, stop, device=replay.rows.device) % replay.rows.shape[1]
-                    replay.rows[:, ring] = read_file(self.folder / f"rows-{start}-{stop}.pt").to(replay.rows)
+                    self.ring(replay).put(start, stop, read_file(self.folder / f"rows-{start}-{stop}.pt"))
                 restore(state)
             except BAD_CONTENT as error:
                 if out_of(error):  # no fault of the file's
@@ -97,8 +120,7 @@ class Checkpoints:
                 said = " ".join(str(error).split())[:200]
                 tell(f"{said if type(error) is ValueError else repr(said)}: {path.name} cannot be used")
                 continue
-            replay.added = state["step"]
-            replay.size.fill_(min(replay.added, replay.rows.shape[1]))
+            self.ring(replay).resumed(state["step"])
             self.kept = [(path.name, state["rows"])]
             return state
         table = self.folder.parent / "evaluations.csv"

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 
-def allocate(flag: str, *shape: int, device: torch.device) -> torch.Tensor:
-    """An empty float32 tensor; Refused with the name of the flag that made it so large where it does not fit."""
+def allocate(flag: str, *shape: int, device: torch.device, dtype=torch.float32) -> torch.Tensor:
+    """An empty tensor; Refused with the name of the flag that made it so large where it does not fit."""
     try:
-        return torch.empty(shape, device=device)
+        return torch.empty(shape, device=device, dtype=dtype)
     except RuntimeError:
-        fail(f"{flag}: {math.prod(shape) * 4e-9:.1f} GB for all seeds do not fit on {device}; choose fewer")
+        size = math.prod(shape) * dtype.itemsize * 1e-9
+        fail(f"{flag}: {size:.1f} GB for all seeds do not fit on {device}; choose fewer")
 
 
 class Upload:
@@ -98,8 +99,8 @@ def warm_up(agent, act, learn, draws, shape: tuple[int, ...]) -> float:
     return time.monotonic() - start
 
 
-def fast(agent, learn) -> tuple:
-    """An agent's acting, its learning, and the policies that evaluations run, as fast as arguments and machine allow.
+def fast(agent, *learns) -> tuple:
+    """An agent's acting, its ways to learn, and the policies of evaluations, as fast as arguments and machine allow.
 
     The methods that `agent.COMPILED` names are replaced by compiled ones.
     """
@@ -112,7 +113,8 @@ def fast(agent, learn) -> tuple:
     with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    functions = {"act": agent.act, "learn": learn} | agent.readings()
+    names = [f"learn {i}" for i in range(len(learns))]
+    functions = {"act": agent.act} | dict(zip(names, learns)) | agent.readings()
     if agent.args.cuda and agent.args.cuda_graphs:
         functions = {name: Recorded(function, agent) for name, function in functions.items()}
-    return functions.pop("act"), functions.pop("learn"), functions
+    return functions.pop("act"), *(functions.pop(name) for name in names), functions

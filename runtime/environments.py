@@ -12,6 +12,7 @@ import sys
 import warnings
 
 from runtime.messages import Fault, fail, tell
+from runtime.pixels import PixelEnv
 from runtime.streams import WARM_UP, episode, stream
 
 import gymnasium as gym
@@ -60,8 +61,11 @@ def takes_wide_seeds(env_id: str) -> bool:
         env.close()
 
 
-def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve."""
+def make_env(env_id: str, render_mode: str | None = None, args=None) -> gym.Env:
+    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve. A script
+    whose arguments have an `action_repeat` sees by a camera."""
+    if hasattr(args, "action_repeat"):
+        return normalised(PixelEnv(env_id, args.action_repeat, render_mode))
     bullet = "Bullet" in env_id
     if bullet and importlib.util.find_spec("pybullet_envs_gymnasium") is None:
         fail(f"--env-id {env_id} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium")
@@ -91,6 +95,12 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
              "and acts in a bounded continuous Box of one dimension")  # fmt: skip
     if (flat := np.flatnonzero(act.low == act.high)).size:
         fail(f"--env-id {env_id}: its action space has low = high in dimension {flat[0]}: there is nothing to learn")
+    return normalised(env)
+
+
+def normalised(env: gym.Env) -> gym.Env:
+    """Actions in [-1, 1] by an affine map."""
+    act = env.action_space
     clip = functools.partial(into_box, act.low, act.high)  # the affine map may round out of the box
     env = gym.wrappers.TransformAction(env, clip, act)
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
@@ -98,6 +108,13 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
 def into_box(low: np.ndarray, high: np.ndarray, action: np.ndarray) -> np.ndarray:
     return np.clip(action, low, high).astype(low.dtype, copy=False)
+
+
+def as_numbers(observations) -> np.ndarray:
+    """Observations as float64, which holds every dtype that an environment may send, and may change between reset and
+    step; frames stay what they are."""
+    out = np.array(observations)
+    return out if out.dtype == np.uint8 and out.ndim > 3 else out.astype(np.float64)
 
 
 class Episodes:
@@ -111,8 +128,7 @@ class Episodes:
         self.obs_dim, self.act_dim = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
         mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")  # it steps outside the GIL
         self.pool = concurrent.futures.ThreadPoolExecutor(4) if mujoco and len(envs) > 7 else None
-        # float64 holds every dtype that an environment may send, and may change between reset and step
-        self.obs = np.array([env.reset(seed=episode(seed, 0))[0] for env, seed in zip(envs, seeds)], np.float64)
+        self.obs = as_numbers([env.reset(seed=episode(seed, 0))[0] for env, seed in zip(envs, seeds)])
 
     def random_actions(self) -> np.ndarray:
         """Uniform on [-1, 1], (S, d)."""
@@ -136,7 +152,7 @@ class Episodes:
         for past, action in zip(self.actions, actions):
             past.append(action)
         obs_list, *others = zip(*outcomes)
-        self.obs, (rewards, terminated, truncated) = np.array(obs_list, np.float64), map(np.array, others)
+        self.obs, (rewards, terminated, truncated) = as_numbers(obs_list), map(np.array, others)
         self.returns, self.over = self.returns + rewards, terminated | truncated
         self.refuse(observation=self.obs, reward=rewards)
         return obs, actions, rewards, self.obs.copy(), terminated
@@ -158,6 +174,7 @@ class Episodes:
         """For a checkpoint: `load` of it plays the episodes in progress again."""
         actions = [torch.from_numpy(np.array(past, np.float32)) for past in self.actions]
         state = {"numbers": list(self.numbers), "actions": actions, "obs": torch.from_numpy(self.obs.copy())}
+        state["returns"] = self.returns.tolist()
         return state | {"count": self.count, "pending": None if self.pending is None else torch.tensor(self.pending)}
 
     def load(self, state: dict) -> None:
@@ -168,12 +185,18 @@ class Episodes:
         for i, (number, actions, obs) in enumerate(
             zip(state["numbers"], state["actions"], state["obs"].numpy(), strict=True)
         ):
+            camera = self.envs[i].unwrapped if isinstance(self.envs[i].unwrapped, PixelEnv) else None
+            if camera:  # drawing is not exact from process to process: the frames are the checkpoint's
+                camera.blind, camera.frames = True, obs.copy()
             self.begin(i, number)
             for action in actions.numpy():
                 self.obs[i], reward, terminated, truncated, _ = self.envs[i].step(action)
                 self.returns[i], self.over[i] = self.returns[i] + reward, terminated or truncated
                 self.actions[i].append(action)
-            if not (same := np.array_equal(obs, self.obs[i])):
+            same = np.array_equal(obs, self.obs[i])
+            if camera:
+                camera.blind, same = False, self.returns[i] == state["returns"][i]
+            if not same:
                 tell(f"the simulator is not deterministic; environment {i} begins anew")
             if self.over[i] or not same:
                 self.begin(i)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.environments import make_env
+from runtime.environments import as_numbers, make_env
 from runtime.logs import Logs
 from runtime.messages import Fault, tell
 from runtime.streams import episode
@@ -23,7 +23,7 @@ def evaluate(policy, envs: list[list[gym.Env]], seeds: range, step: int, device,
     length at `longest`. Raises Fault where an action or a return is not finite.
     """
     starts = [[episode(s, step, e) for e in range(len(envs[0]))] for s in seeds]
-    obs = np.array([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)], np.float64)
+    obs = as_numbers([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)])
     returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
     while running.any() and not signals:
         actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
@@ -46,7 +46,7 @@ class Evaluation:
     def __init__(self, args, seeds: range, device: torch.device):
         self.args, self.seeds, self.device, self.cut = args, seeds, device, False
         modes = ["rgb_array" if args.capture_video and e == 0 else None for e in range(args.eval_episodes)]
-        self.envs = [[make_env(args.env_id, mode) for mode in modes] for _ in seeds]
+        self.envs = [[make_env(args.env_id, mode, args) for mode in modes] for _ in seeds]
 
     def film(self, folder: Path) -> None:
         """From now on the first episode of each evaluation is filmed, into seed-<n>/videos/."""

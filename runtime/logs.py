@@ -92,6 +92,11 @@ class Logs:
             if self.tracked:
                 self.tracked[i].log(values | {"global_step": step}, step=step)
 
+    def images(self, step: int, images) -> None:
+        """An image of each seed, (S, 3, H, W) in [0, 1]."""
+        for writer, image in zip(self.writers, images.cpu()):
+            writer.add_image("eval/reconstructions", image, step)
+
     def evaluation(self, step: int, results: dict) -> None:
         """A row an episode, flushed; readings after the first add the column of their return."""
         (returns, lengths), *others = results.values()

@@ -57,21 +57,23 @@ class Run:
     def environments(self) -> Episodes:
         """The environments of all seeds, with those of evaluations made beside them."""
         args = self.args
-        self.envs = Episodes([make_env(args.env_id) for _ in self.seeds], self.seeds)
+        self.envs = Episodes([make_env(args.env_id, args=args) for _ in self.seeds], self.seeds)
         self.evaluation = Evaluation(args, self.seeds, self.device)
         if not re.search(r":|-v\d+$", args.env_id):  # Gymnasium took its newest version: let it stay that one
             args.env_id = self.envs.envs[0].spec.id
         return self.envs
 
-    def fast(self, agent, learn) -> tuple:
-        """Acting, (S, ds) array and noise -> (S, d) actions, and learning, compiled and recorded as the flags say."""
+    def fast(self, agent, *learns) -> tuple:
+        """Acting, (S, ds) array and noise -> (S, d) actions, and learning, in one way or in several, compiled and
+        recorded as the flags say."""
         self.agent = agent
         self.draws = Draws(self.seeds, *agent.noise_shapes(), self.args.batch_size, self.device)
-        act, learn, self.policies = device.fast(agent, learn)
+        act, *learns, self.policies = device.fast(agent, *learns)
         if self.args.compile:
             print("compiling, about half a minute ...", flush=True)
-            device.warm_up(agent, act, learn, self.draws, self.envs.obs.shape)
-        return device.Acting(act, self.envs.obs.shape, self.device), learn
+            every = lambda *numbers: [learn(*numbers) for learn in learns]  # noqa: E731
+            device.warm_up(agent, act, every, self.draws, self.envs.obs.shape)
+        return device.Acting(act, self.envs.obs.shape, self.device), *learns
 
     def numbers(self, step: int) -> list[torch.Tensor]:
         """The random numbers of a step: normal for acting and for updating, uniform for drawing the batch."""
@@ -79,7 +81,7 @@ class Run:
 
     def record(self, seen: dict[str, torch.Tensor]) -> None:
         """Takes what an update returned, of which `agent.metrics` makes scalars (S,) every LOG_EVERY steps."""
-        self.seen = seen
+        self.seen = (self.seen or {}) | seen  # updates of several kinds take turns
 
     def steps(self, replay) -> Iterator[int]:
         """The steps that are left, each played by one `envs.step`. Between them it does all that keeps a run alive."""
@@ -166,6 +168,9 @@ class Run:
             self.logs.evaluation(step, results)
             self.evaluated = step
             self.agents.evaluated(step, next(iter(results.values()))[0].mean(1))
+            if hasattr(self.agent, "pictures") and self.replay.added:
+                uniform = torch.linspace(0, 1, 9, dtype=torch.double, device=self.device)[:8].expand(len(self.seeds), 8)
+                self.logs.images(step, self.agent.pictures(self.replay.sample(uniform)[0]))
 
     def end_step(self) -> None:
         """Logs what ended with a step, and begins the next episode where one is over."""
