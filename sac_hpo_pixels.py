@@ -146,7 +146,7 @@ class Convolutions(nn.Module):
         """Frames (S, B, channels, 84, 84) of 0 to 255 -> features (S, B, FILTERS · SIDE²)."""
         features = []
         for seed, x in enumerate(frames):  # a convolution of groups is slower than one for each seed
-            x = x.contiguous(memory_format=torch.channels_last) / 255
+            x = x.to(self.layers[0].dtype).contiguous(memory_format=torch.channels_last) / 255
             for i in range(0, len(self.layers), 2):
                 weight, bias = self.layers[i][seed], self.layers[i + 1][seed]
                 x = torch.relu(nn.functional.conv2d(x, weight, bias, stride=1 if i else 2))
@@ -394,7 +394,7 @@ class Agent(nn.Module):
     def features(self, convolutions: Convolutions, frames: torch.Tensor) -> torch.Tensor:
         """(S, B, channels, 84, 84) -> (S, B, FILTERS · SIDE²), in bfloat16 with --amp."""
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.args.amp):
-            return convolutions(frames).float()
+            return convolutions(frames).to(self.log_alpha.dtype)
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -476,7 +476,7 @@ class Agent(nn.Module):
         """Error of the reconstruction and the latent's penalty, (S,)."""
         latent = self.critic.projection(self.features(self.convolutions, frames))
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.args.amp):
-            drawn = self.decoder(latent).float()
+            drawn = self.decoder(latent).to(latent.dtype)
         error = (drawn - self.five_bits(frames, uniform)).square().mean((1, 2, 3, 4))
         return error + self.args.latent_penalty * (latent.square().sum(-1) / 2).mean(-1)
 
@@ -605,7 +605,7 @@ class Replay:
         """Takes what `part` gave; `resumed` follows."""
         ring = torch.arange(start, stop) % self.rows.shape[1]
         self.rows[:, ring] = part["rows"].to(self.rows)
-        self.numbers[:, ring] = part["rows"][..., -2]
+        self.numbers[:, ring.numpy()] = part["rows"][..., -2].numpy()
         for i, frames in enumerate(part["frames"]):
             self.newest[i] = int(part["rows"][i, -1, -2]) + 1
             span = torch.arange(self.newest[i] + 1 - len(frames), self.newest[i] + 1)

@@ -64,7 +64,7 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
         fail(f"{path} is no agent of today's {script}.py ({error}); play it with the code that trained it")
     if ":" in args.env_id and env_id != args.env_id:  # a stranger's, perhaps
         fail(f"{folder}: its environment {args.env_id} imports a module; if you trust it, give --env-id {args.env_id}")
-    env = make_env(args.env_id)
+    env = make_env(args.env_id, args=args)
     agent = module.Agent(args, env.observation_space.shape[0], env.action_space.shape[0], torch.device("cpu"))
     try:
         agent.load_state_dict(saved["agent"])
@@ -84,7 +84,7 @@ def play(args: Args) -> list[tuple]:
     for i in range(agent.args.num_seeds):
         seed = agent.args.seed + i
         for name, policy in agent.readings().items():
-            env = make_env(agent.args.env_id, mode)
+            env = make_env(agent.args.env_id, mode, agent.args)
             if args.video:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # that the folder has films already
@@ -92,7 +92,7 @@ def play(args: Args) -> list[tuple]:
                     env = gym.wrappers.RecordVideo(env, film, lambda _: True, name_prefix=prefix)
 
             def alone(obs, policy=policy, i=i):  # all seeds' networks see the one observation
-                return policy(obs.expand(agent.args.num_seeds, -1, -1))[i : i + 1]
+                return policy(obs.expand(agent.args.num_seeds, *obs.shape[1:]))[i : i + 1]
 
             cpu, longest = torch.device("cpu"), agent.args.eval_max_steps
             places = range(START, START + args.episodes)

@@ -89,11 +89,13 @@ class Recorded:
         return self.outputs
 
 
-def warm_up(agent, act, learn, draws, shape: tuple[int, ...]) -> float:
+def warm_up(agent, draws, shape: tuple[int, ...], act, *learns) -> float:
     """Acts and learns once, so that all is compiled before the run begins; puts back what that changed. The seconds."""
     start, kept = time.monotonic(), [(x, x.clone()) for x in agent.tensors()]
     acting, updating, uniform = draws.step(0)  # not copies, whose strides would be others
-    act(torch.zeros(shape, device=acting.device), acting), learn(uniform, updating)
+    act(torch.zeros(shape, device=acting.device), acting)
+    for learn in learns:
+        learn(uniform, updating)
     for x, old in kept:
         x.copy_(old)
     return time.monotonic() - start

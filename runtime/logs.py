@@ -92,10 +92,13 @@ class Logs:
             if self.tracked:
                 self.tracked[i].log(values | {"global_step": step}, step=step)
 
-    def images(self, step: int, images) -> None:
-        """An image of each seed, (S, 3, H, W) in [0, 1]."""
-        for writer, image in zip(self.writers, images.cpu()):
-            writer.add_image("eval/reconstructions", image, step)
+    def pictures(self, step: int, agent, replay) -> None:
+        """Images of an agent that sees, (S, 3, H, W) in [0, 1], of eight rows from all over the replay."""
+        if hasattr(agent, "pictures") and replay.added:
+            uniform = torch.arange(8, dtype=torch.double, device=replay.rows.device) / 8
+            images = agent.pictures(replay.sample(uniform.expand(len(self.seeds), -1))[0])
+            for writer, image in zip(self.writers, images.cpu()):
+                writer.add_image("eval/reconstructions", image, step)
 
     def evaluation(self, step: int, results: dict) -> None:
         """A row an episode, flushed; readings after the first add the column of their return."""

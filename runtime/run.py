@@ -57,22 +57,19 @@ class Run:
     def environments(self) -> Episodes:
         """The environments of all seeds, with those of evaluations made beside them."""
         args = self.args
-        self.envs = Episodes([make_env(args.env_id, args=args) for _ in self.seeds], self.seeds)
+        self.envs = Episodes([make_env(args.env_id, None, args) for _ in self.seeds], self.seeds)
         self.evaluation = Evaluation(args, self.seeds, self.device)
         if not re.search(r":|-v\d+$", args.env_id):  # Gymnasium took its newest version: let it stay that one
             args.env_id = self.envs.envs[0].spec.id
         return self.envs
 
     def fast(self, agent, *learns) -> tuple:
-        """Acting, (S, ds) array and noise -> (S, d) actions, and learning, in one way or in several, compiled and
-        recorded as the flags say."""
-        self.agent = agent
-        self.draws = Draws(self.seeds, *agent.noise_shapes(), self.args.batch_size, self.device)
+        """Acting, (S, ds) array and noise -> (S, d) actions, and each way of learning, as fast as the flags say."""
+        self.agent, self.draws = agent, Draws(self.seeds, *agent.noise_shapes(), self.args.batch_size, self.device)
         act, *learns, self.policies = device.fast(agent, *learns)
         if self.args.compile:
             print("compiling, about half a minute ...", flush=True)
-            every = lambda *numbers: [learn(*numbers) for learn in learns]  # noqa: E731
-            device.warm_up(agent, act, every, self.draws, self.envs.obs.shape)
+            device.warm_up(agent, self.draws, self.envs.obs.shape, act, *learns)
         return device.Acting(act, self.envs.obs.shape, self.device), *learns
 
     def numbers(self, step: int) -> list[torch.Tensor]:
@@ -168,9 +165,7 @@ class Run:
             self.logs.evaluation(step, results)
             self.evaluated = step
             self.agents.evaluated(step, next(iter(results.values()))[0].mean(1))
-            if hasattr(self.agent, "pictures") and self.replay.added:
-                uniform = torch.linspace(0, 1, 9, dtype=torch.double, device=self.device)[:8].expand(len(self.seeds), 8)
-                self.logs.images(step, self.agent.pictures(self.replay.sample(uniform)[0]))
+            self.logs.pictures(step, self.agent, self.replay)
 
     def end_step(self) -> None:
         """Logs what ended with a step, and begins the next episode where one is over."""

@@ -535,7 +535,7 @@ def test_warming_up_changes_nothing():
         def warming(agent, learn, fast=fast, one=one, warm=warm):
             act, learn = fast(agent, learn)
             if warm:
-                device.warm_up(agent, act.function, learn, one.draws, one.envs.obs.shape)
+                device.warm_up(agent, one.draws, one.envs.obs.shape, act.function, learn)
             return act, learn
 
         one.fast = warming

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
+import sac_hpo_pixels as px
 
 import pytest
 from conftest import FAMILY
@@ -32,10 +33,21 @@ def test_every_quoted_line_stands_in_the_script():
 
 def test_every_reading_is_listed_and_marked_in_the_code():
     page = (ROOT / "docs/method.md").read_text()
-    assert re.findall(r"^\| (D\d+) \|", page, re.M) == [f"D{i}" for i in range(1, 17)]
+    assert re.findall(r"^\| (D\d+) \|", page, re.M) == [f"D{i}" for i in range(1, 20)]
     code = Path(hpo.__file__).read_text()
     for number in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14):
         assert re.search(rf"\bD{number}\b", code), number
+
+
+def test_flags_of_the_pixel_script_are_listed():
+    """Those that sac_hpo_continuous.py lacks, or has with another default."""
+    text = (ROOT / "docs/use.md").read_text().split("## From pixels")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `--([\w-]+)` \| ([^|]+) \|", text, re.M)
+    mine, theirs, words = vars(px.Args()), vars(hpo.Args()), {"True": "on", "False": "off"}
+    own = {name: value for name, value in mine.items() if name not in theirs or theirs[name] != value}
+    assert {(name.replace("-", "_"), value.replace(",", "")) for name, value in rows} == {
+        (name, words.get(str(value), str(value))) for name, value in own.items()
+    }
 
 
 def test_every_flag_is_listed_with_its_default_and_its_scripts():
@@ -48,7 +60,8 @@ def test_every_flag_is_listed_with_its_default_and_its_scripts():
         for name, value in vars(script.Args()).items():
             have.setdefault(name, ([], {str(value)}))[0].append(short.get(key, key))
             have[name][1].add(str(value))
-    assert re.findall(r"^\| `--([\w-]+)`", text, re.M) and len(re.findall(r"^\| `--", text, re.M)) == len(have)
+    text = text.split("## From pixels")[0]
+    assert len(re.findall(r"^\| `--", text, re.M)) == len(have)
     for name, (scripts, values) in have.items():
         flag = f"`--{name.replace('_', '-')}`"
         row = next((line for line in text.splitlines() if line.startswith(f"| {flag}")), "| | | |")

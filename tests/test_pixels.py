@@ -1,0 +1,413 @@
+"""SAC-AE-HPO from pixels: networks, losses, replay, environments; K = 0 against SAC-AE written with torch.nn."""
+
+import copy
+import itertools
+import math
+import subprocess
+import sys
+
+import sac_hpo_continuous as hpo
+import sac_hpo_pixels as px
+from runtime.pixels import PixelEnv
+from runtime.run import launch
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import newest, normals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_family import definitions
+
+CPU, SMALL = torch.device("cpu"), 84
+
+
+def agent_of(double=True, act_dim=2, **values) -> px.Agent:
+    torch.set_default_dtype(torch.double if double else torch.float)
+    try:
+        return px.Agent(px.Args(cuda=False, **{"batch_size": 4} | values), 9, act_dim, CPU)
+    finally:
+        torch.set_default_dtype(torch.float)
+
+
+def frames_of(*shape: int, seed=0) -> torch.Tensor:
+    return torch.randint(0, 256, (*shape, 9, 84, 84), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def batch_of(seeds: int, size: int, act_dim=2, seed=0, dtype=torch.double) -> tuple:
+    ended = (normals(seeds, size, seed=seed + 3) > 1).to(dtype)
+    obs, next_obs = (frames_of(seeds, size, seed=seed + i).to(dtype) for i in (0, 2))
+    actions, rewards = normals(seeds, size, act_dim, seed=seed).tanh(), normals(seeds, size, seed=seed + 1)
+    return obs, actions.to(dtype), rewards.to(dtype), next_obs, ended
+
+
+def uniform_of(seeds: int, size: int, seed=0) -> torch.Tensor:
+    return torch.rand(seeds, size, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+
+
+# ------------------------------------------------------------------------------------------------------------ networks
+def test_shapes_and_counts():
+    """By hand: 3 × 3 filters, 84 -> 41 -> 39 -> 37 -> 35, latents of 50, heads of 1,024."""
+    agent, d = agent_of(act_dim=6, double=False), 6
+    features = agent.convolutions(frames_of(1, 2))
+    assert features.shape == (1, 2, 32 * 35 * 35)
+    latent = agent.critic.projection(features)
+    assert latent.shape == (1, 2, 50) and agent.decoder(latent).shape == (1, 2, 9, 84, 84)
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in agent.named_children()}
+    projection = 39_200 * 50 + 50 + 2 * 50
+    assert count["convolutions"] == 9 * 32 * 9 + 32 + 3 * (32 * 32 * 9 + 32)
+    assert count["critic"] == projection + 2 * ((50 + d) * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 + 1)
+    assert count["policy"] == projection + 50 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 2 * d + 2 * d
+    assert count["decoder"] == 50 * 39_200 + 39_200 + 3 * (32 * 32 * 9 + 32) + 32 * 9 * 9 + 9
+    assert count["force"] == 2 * (2 * d * 32 + 32 + 32 * d + d)  # without the latent (D17)
+
+
+def test_weights_are_orthogonal_and_seeds_their_own():
+    agent = agent_of(num_seeds=2)
+    for weight in [*agent.critic.layers[::2], *agent.policy.layers[::2], agent.critic.projection.linear.data]:
+        for matrix in weight.data:
+            product = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+            assert torch.allclose(product, torch.eye(len(product)).double(), atol=1e-5)
+    for weight in (*agent.convolutions.layers[::2], *agent.decoder.layers[::2]):
+        middle = weight.data[:, :, :, 1, 1]
+        assert weight.data.count_nonzero() == middle.count_nonzero() > 0
+        assert torch.linalg.svdvals(middle).sub(math.sqrt(2)).abs().max() < 1e-5
+    alone = agent_of(seed=2)
+    for name, weights in alone.named_parameters():
+        both = dict(agent.named_parameters())[name]
+        assert torch.equal(both.unflatten(0, (2, -1))[1], weights)
+
+
+def test_leapfrog_and_the_rest_are_the_state_scripts():
+    """The parts that the docstring does not name are those of sac_hpo_continuous.py, to the letter."""
+    left, right = definitions(hpo), definitions(px)
+    same = {name for name in left.keys() & right.keys() if left[name] == right[name]}
+    assert {"leapfrog", "momentum_stds", "joint_log_prob", "squash", "Force", "Force.__init__", "Force.forward"} <= same
+    assert {"Network.forward", "Critic.forward", "Critic.share", "Critic.slope", "Policy.draw", "Policy.sample"} <= same
+    assert {"Agent.start", "Agent.end", "Agent.gradient", "Agent.evolve", "Agent.noise_shapes"} <= same
+    assert {"Policy.mean_action", "Agent.critic_gradients", "Agent.policy_gradients"} <= same
+
+
+# -------------------------------------------------------------------------------------------------------------- losses
+def test_which_gradient_reaches_what():
+    agent, batch, noise = agent_of(leapfrog_steps=2), batch_of(1, 4), normals(1, 3, 4, 2)
+    losses = {"critic": lambda: agent.critic_loss(*batch, noise)[0],
+              "policy": lambda: agent.policy_loss(batch[0], noise)[0],
+              "decoder": lambda: agent.decoder_loss(batch[0], uniform_of(1, 4))}  # fmt: skip
+    parts = {"convolutions": agent.convolutions.parameters(),
+             "critics' projection": agent.critic.projection.parameters(),
+             "critics": agent.critic.layers, "policy": agent.policy.layers,
+             "policy's projection": agent.policy.projection.parameters(), "force": agent.force.parameters(),
+             "decoder": agent.decoder.parameters()}  # fmt: skip
+    parts = {name: list(parameters) for name, parameters in parts.items()}
+    expected = {"critic": {"convolutions", "critics' projection", "critics"},
+                "policy": {"policy", "policy's projection", "force"},
+                "decoder": {"convolutions", "critics' projection", "decoder"}}  # fmt: skip
+    for loss, function in losses.items():
+        for name, parameters in parts.items():
+            found = torch.autograd.grad(function().sum(), parameters, allow_unused=True)
+            reached = any(g is not None and g.abs().max() > 0 for g in found)
+            assert reached == (name in expected[loss]), (loss, name)
+    optimizers = {"critic": [agent.q_optimizer], "policy": [agent.policy_optimizer],
+                  "decoder": [agent.encoder_optimizer, agent.decoder_optimizer]}  # fmt: skip
+    for loss, group in optimizers.items():
+        held = {id(p) for optimizer in group for p in optimizer.parameters}
+        assert held == {id(p) for name in expected[loss] for p in parts[name]}, loss
+
+
+def test_five_bits_of_all_values():
+    agent = agent_of()
+    values = torch.arange(256).repeat(249)[: 9 * 84 * 84].view(1, 1, 9, 84, 84).double()
+    out = agent.five_bits(values, uniform_of(1, 1))
+    low = torch.tensor([(v // 8) / 32 - 0.5 for v in range(256)]).double()[values.long()]
+    above = (out - low) * 32
+    assert (above >= 0).all() and (above < 1).all()
+    assert abs(above.mean() - 0.5) < 0.01 and abs(above.std() - 1 / math.sqrt(12)) < 0.01
+    other = agent.five_bits(values, uniform_of(1, 1, seed=5))
+    assert abs(torch.corrcoef(torch.stack([(other - low).flatten(), (out - low).flatten()]))[0, 1]) < 0.02
+
+
+class PlainSACAE:
+    """SAC-AE as its authors describe it, with torch.nn and torch.optim, from an agent's first weights."""
+
+    def __init__(self, agent: px.Agent):
+        self.args, self.act_dim = agent.args, agent.act_dim
+        state = {name: p.detach()[0].clone() for name, p in agent.named_parameters() if "target" not in name}
+
+        def convolutions(prefix, transposed=False):
+            found = []
+            for i in range(4):
+                last = i == 3
+                weight, bias = state[f"{prefix}.layers.{2 * i}"], state[f"{prefix}.layers.{2 * i + 1}"]
+                kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+                stride = (2 if last else 1) if transposed else (1 if i else 2)
+                more = {"output_padding": int(last)} if transposed else {}
+                n_in, n_out = (weight.shape[0], weight.shape[1]) if transposed else (weight.shape[1], weight.shape[0])
+                layer = kind(n_in, n_out, 3, stride=stride, **more).double()
+                layer.weight.data, layer.bias.data = weight, bias
+                found.append(layer)
+            return torch.nn.ModuleList(found)
+
+        def linear(weight, bias):
+            layer = torch.nn.Linear(*weight.T.shape[::-1]).double()
+            layer.weight.data, layer.bias.data = weight, bias.flatten()
+            return layer
+
+        def projection(prefix):
+            norm = torch.nn.LayerNorm(50).double()
+            norm.weight.data, norm.bias.data = (state[f"{prefix}.{x}"].flatten() for x in ("scale", "shift"))
+            return torch.nn.Sequential(
+                linear(state[f"{prefix}.linear"].T, state[f"{prefix}.bias"]), norm, torch.nn.Tanh()
+            )
+
+        def head(get):
+            w1, b1, w2, b2, w3, b3 = (get(i) for i in range(6))
+            return torch.nn.Sequential(
+                linear(w1.T, b1), torch.nn.ReLU(), linear(w2.T, b2), torch.nn.ReLU(), linear(w3, b3)
+            )
+
+        full = dict(agent.named_parameters())
+        self.convs, self.project = convolutions("convolutions"), projection("critic.projection")
+        self.q = torch.nn.ModuleList(
+            head(lambda i, k=k: full[f"critic.layers.{i}"].detach()[k].clone()) for k in range(2)
+        )
+        self.actor, self.actor_project = head(lambda i: state[f"policy.layers.{i}"]), projection("policy.projection")
+        self.decoder_in = linear(state["decoder.linear"].T, state["decoder.bias"])
+        self.decoder = convolutions("decoder", transposed=True)
+        self.targets = copy.deepcopy([self.convs, self.project, self.q])
+        self.log_alpha = torch.tensor(math.log(self.args.alpha), dtype=torch.double).requires_grad_()
+        encoder = [*self.convs.parameters(), *self.project.parameters()]
+        adam = torch.optim.Adam
+        self.q_adam = adam([*encoder, *self.q.parameters()], lr=1e-3)
+        self.actor_adam = adam([*self.actor.parameters(), *self.actor_project.parameters()], lr=1e-3)
+        self.encoder_adam = adam(encoder, lr=1e-3)
+        self.decoder_adam = adam(
+            [*self.decoder_in.parameters(), *self.decoder.parameters()], lr=1e-3, weight_decay=1e-7
+        )
+        self.alpha_adam = adam([self.log_alpha], lr=1e-4, betas=(0.5, 0.999))
+
+    @staticmethod
+    def features(convs, frames):
+        x = frames / 255
+        for conv in convs:
+            x = F.relu(conv(x))
+        return x.flatten(1)
+
+    def act(self, features, noise):
+        mean, log_std = self.actor(self.actor_project(features)).chunk(2, -1)
+        log_std = -10 + 6 * (log_std.tanh() + 1)
+        u = mean + log_std.exp() * noise
+        log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(u).sum(-1)
+        return u.tanh(), log_prob - (1 - u.tanh() ** 2).log().sum(-1)
+
+    def step(self, optimizer, loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def update(self, frames, actions, rewards, next_frames, ended, noise, target_frames, policy):
+        convs, project, q = self.targets
+        with torch.no_grad():
+            a, log_prob = self.act(self.features(self.convs, next_frames), noise[0])
+            both = torch.cat([project(self.features(convs, next_frames)), a], -1)
+            value = torch.minimum(q[0](both), q[1](both))[:, 0] - self.log_alpha.exp() * log_prob
+            y = rewards + 0.99 * (1 - ended) * value
+        both = torch.cat([self.project(self.features(self.convs, frames)), actions], -1)
+        self.step(self.q_adam, sum(F.mse_loss(net(both)[:, 0], y) for net in self.q))
+        if policy:
+            with torch.no_grad():
+                features = self.features(self.convs, frames)
+                latent = self.project(features)
+            a, log_prob = self.act(features, noise[1])
+            both = torch.cat([latent, a], -1)
+            value = torch.minimum(self.q[0](both), self.q[1](both))[:, 0]
+            self.step(self.actor_adam, (self.log_alpha.exp().detach() * log_prob - value).mean())
+            self.step(self.alpha_adam, (self.log_alpha.exp() * (-log_prob.detach() + self.act_dim)).mean())
+            with torch.no_grad():
+                for old, new, tau in zip(self.targets, (self.convs, self.project, self.q), (0.05, 0.05, 0.01)):
+                    for left, right in zip(old.parameters(), new.parameters()):
+                        left += tau * (right - left)
+        latent = self.project(self.features(self.convs, frames))
+        x = F.relu(self.decoder_in(latent)).view(-1, 32, 35, 35)
+        for i, conv in enumerate(self.decoder):
+            x = conv(F.relu(x) if i else x)
+        loss = F.mse_loss(x, target_frames) + 1e-6 * (latent.pow(2).sum(1) / 2).mean()
+        for optimizer in (self.encoder_adam, self.decoder_adam):
+            optimizer.zero_grad()
+        loss.backward()
+        self.encoder_adam.step(), self.decoder_adam.step()
+
+
+@pytest.mark.slow
+def test_without_steps_it_is_sac_ae():
+    """Five updates in float64, of which the policy takes every second one, against the plain algorithm."""
+    agent = agent_of(leapfrog_steps=0)
+    plain = PlainSACAE(agent)
+    for i in range(5):
+        batch, noise, uniform = batch_of(1, 4, seed=10 * i), normals(1, 2, 4, 2, seed=i), uniform_of(1, 4, seed=i)
+        agent.update(batch, noise, uniform, i % 2 == 0)
+        plain.update(*(x[0] for x in batch), noise[0], agent.five_bits(batch[0], uniform)[0], i % 2 == 0)
+    pairs = list(zip(agent.convolutions.layers, itertools.chain(*((c.weight, c.bias) for c in plain.convs))))
+    pairs += list(zip(agent.decoder.layers, itertools.chain(*((c.weight, c.bias) for c in plain.decoder))))
+    pairs += [(agent.critic.projection.linear.mT, plain.project[0].weight), (agent.log_alpha, plain.log_alpha)]
+    pairs += [(agent.policy.projection.linear.mT, plain.actor_project[0].weight)]
+    pairs += [(agent.policy.projection.scale, plain.actor_project[1].weight)]
+    pairs += [(agent.critic.layers[2].mT[k], plain.q[k][2].weight) for k in range(2)]
+    pairs += [(agent.policy.layers[4], plain.actor[4].weight), (agent.decoder.bias, plain.decoder_in.bias)]
+    pairs += [(agent.target.layers[0].mT[1], plain.targets[2][1][0].weight)]
+    pairs += [(agent.target_convolutions.layers[2], plain.targets[0][1].weight)]
+    start = agent_of(leapfrog_steps=0)
+    assert (agent.policy.layers[4] - start.policy.layers[4]).abs().max() > 1e-4
+    for ours, theirs in pairs:
+        assert torch.allclose(ours.reshape(theirs.shape), theirs, rtol=0, atol=1e-9)
+
+
+def test_seeds_do_not_touch_each_other():
+    both, alone = agent_of(num_seeds=2), agent_of(seed=2)
+    batch, noise, uniform = batch_of(2, 4), normals(2, 3, 4, 2), uniform_of(2, 4)
+    both.update(batch, noise, uniform, True)
+    alone.update(tuple(x[1:] for x in batch), noise[1:], uniform[1:], True)
+    mine = dict(both.named_parameters())
+    for name, weights in alone.named_parameters():
+        assert torch.allclose(mine[name].unflatten(0, (2, -1))[1], weights, rtol=0, atol=1e-12), name
+
+
+@pytest.mark.slow
+def test_the_decoder_learns():
+    """On a few fixed frames with structure the reconstruction's error falls to a third of what their mean gives."""
+    agent, uniform = agent_of(double=False, batch_size=8), uniform_of(1, 8)
+    x = torch.linspace(0, 6, 84)
+    waves = [torch.sin(x[:, None] * (1 + i % 3) + i) * torch.cos(x * (1 + i % 2)) for i in range(8)]
+    frames = (torch.stack(waves)[None, :, None] * 100 + 128).expand(1, 8, 9, 84, 84).to(torch.uint8)
+    target = agent.five_bits(frames, uniform)
+    errors = []
+    for _ in range(60):
+        loss, gradients = agent.decoder_gradients(frames, uniform)
+        agent.encoder_optimizer.step(gradients[: len(agent.encoder_optimizer.parameters)])
+        agent.decoder_optimizer.step(gradients[len(agent.encoder_optimizer.parameters) :])
+        errors.append(loss.item())
+    assert errors[-1] < (target - target.mean((1,), keepdim=True)).square().mean() / 3 and errors[-1] < errors[0] / 3
+
+
+# -------------------------------------------------------------------------------------------------------------- replay
+class Played:
+    """What a replay knows of the environments: how many actions each episode has had."""
+
+    def __init__(self, seeds: int):
+        self.act_dim, self.actions, self.obs = 2, [[] for _ in range(seeds)], np.zeros((seeds, 9, 4, 4), np.uint8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=6, max_size=12), capacity=st.integers(8, 60), seed=st.integers(0, 99)
+)
+def test_stacks_are_those_of_a_list_of_frames(lengths, capacity, seed):
+    """Two seeds with episodes of other lengths, wrapped around, some saved and loaded midway."""
+    draw, envs = np.random.default_rng(seed), Played(2)
+    replay = px.Replay(2, capacity, envs, CPU)
+    spans = [list(lengths), list(reversed(lengths))]
+    history, stacks, left = [[], []], [None, None], [0, 0]
+    steps, saved, parts = sum(lengths), 0, []
+    for step in range(steps):
+        rows = []
+        for i in range(2):
+            if left[i] == 0:
+                left[i], envs.actions[i] = spans[i].pop(0), []
+                stacks[i] = np.tile(draw.integers(0, 256, (3, 4, 4), np.uint8), (3, 1, 1))
+            old, action, reward = stacks[i], draw.normal(size=2).astype(np.float32), draw.normal()
+            stacks[i] = np.concatenate([old[3:], draw.integers(0, 256, (3, 4, 4), np.uint8)])
+            left[i] -= 1
+            ended = bool(left[i] == 0 and draw.random() < 0.5)
+            envs.actions[i].append(action)
+            rows.append((old, action, reward, stacks[i], ended))
+            history[i].append(rows[-1])
+        replay.add(*(np.array(column) for column in zip(*rows)))
+        if step in (steps // 3, steps // 2, steps - 1):
+            start = max(saved, replay.oldest)
+            parts.append((start, step + 1, replay.part(start, step + 1)))
+            saved = step + 1
+    again = px.Replay(2, capacity, envs, CPU)
+    for part in parts:
+        again.put(*part)
+    again.resumed(steps)
+    assert replay.size.tolist() == again.size.tolist()
+    assert replay.oldest == steps - min(capacity, steps) or min(lengths) < 12  # else every row is whole
+    uniform = torch.arange(0, 1, 1 / 64).double().expand(2, -1)
+    for one in (replay, again):
+        obs, actions, rewards, next_obs, ended = one.sample(uniform)
+        for i in range(2):
+            for j, u in enumerate(uniform[i].tolist()):
+                number = int(one.size[0] + math.floor(u * one.size[1]))
+                old, action, reward, new, over = history[i][number]
+                assert np.array_equal(obs[i, j].numpy(), old) and np.array_equal(next_obs[i, j].numpy(), new)
+                assert np.array_equal(actions[i, j].numpy(), action) and ended[i, j] == over
+                assert rewards[i, j].item() == pytest.approx(reward, rel=1e-6)
+
+
+def test_a_row_takes_21_kilobytes():
+    replay = px.Replay(1, 1000, type("Envs", (), {"act_dim": 6, "obs": np.zeros((1, 9, 84, 84)), "actions": [[]]}), CPU)
+    total = sum(x.numel() * x.element_size() for x in (replay.rows, replay.frames))
+    assert total / 1000 < 1.12 * 3 * 84 * 84
+
+
+# -------------------------------------------------------------------------------------------------------- environments
+def can_draw() -> bool:
+    try:
+        PixelEnv("dm_control/finger-spin-v0", 2).reset(seed=1)
+        return True
+    except Exception:
+        return False
+
+
+drawn = pytest.mark.skipif(not can_draw(), reason="dm_control cannot draw here")
+
+
+@drawn
+def test_an_environment_of_pixels():
+    env = PixelEnv("dm_control/cheetah-run-v0", 4)
+    obs, _ = env.reset(seed=2**100)
+    assert obs.shape == (9, 84, 84) and obs.dtype == np.uint8 and obs.std() > 5
+    assert np.array_equal(obs[:3], obs[6:])
+    again, _ = PixelEnv("dm_control/cheetah-run-v0", 4).reset(seed=2**100)
+    other, _ = PixelEnv("dm_control/cheetah-run-v0", 4).reset(seed=2**100 + 1)
+    assert np.abs(again.astype(int) - obs).max() <= 1 and np.abs(other.astype(int) - obs).max() > 10
+    new, *_ = env.step(np.full(6, 0.7))
+    assert np.array_equal(new[:6], obs[3:]) and not np.array_equal(new[6:], obs[6:])
+
+
+@drawn
+def test_action_repeat_sums_rewards_and_stops_at_the_end():
+    """1,000 simulator steps: 334 of three, the last of one, and only time ran out."""
+    one, three = PixelEnv("dm_control/cheetah-run-v0", 1), PixelEnv("dm_control/cheetah-run-v0", 3)
+    one.blind = three.blind = True
+    one.reset(seed=5), three.reset(seed=5)
+    for step in range(334):
+        action = np.full(6, math.sin(step))
+        rewards = [one.step(action) for _ in range(3 if step < 333 else 1)]
+        _, reward, terminated, truncated, _ = three.step(action)
+        assert reward == pytest.approx(sum(r[1] for r in rewards)) and not terminated
+        assert truncated == (step == 333) == rewards[-1][3]
+
+
+@drawn
+def test_unknown_tasks_get_the_nearest_names():
+    done = subprocess.run(
+        [sys.executable, px.__file__, "--env-id", "dm_control/cheeta-run-v0"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "dm_control/cheetah-run-v0" in done.stderr and done.stderr.count("\n") == 1
+
+
+@drawn
+@pytest.mark.slow
+def test_a_run_goes_on_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = "--env-id dm_control/finger-spin-v0 --no-cuda --no-compile --batch-size 4 --learning-starts 8".split()
+    flags += "--eval-episodes 1 --eval-frequency 20 --eval-max-steps 3".split()
+    assert launch(px, [*flags, "--total-timesteps", "30"]) == 0
+    whole = newest()
+    assert launch(px, [*flags, "--total-timesteps", "23"]) == 0
+    part = newest([whole])
+    assert launch(px, ["--resume", str(part), "--total-timesteps", "30"]) == 0
+    left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
+    assert all(torch.equal(left[key], right[key]) for key in left)
