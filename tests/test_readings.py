@@ -5,13 +5,14 @@ import sys
 
 import sac_hpo_continuous as hpo
 
+import bias
 import pytest
 import readings
 import torch
 from conftest import normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_leapfrog import SPACES, min_q, place
+from test_leapfrog import SPACES, kinked, min_q, place  # noqa: F401
 
 CPU = torch.device("cpu")
 
@@ -115,6 +116,17 @@ def test_still_arms_have_no_momentum_where_they_say():
         assert torch.equal(agent.act(obs[:, 0], acting), agent.act(obs[:, 0], moved)) is not explores
     base = agent.policy.sample(obs[:, :1], acting[:, :1])[0][:, 0]
     assert torch.equal(agent.act(obs[:, 0], acting), base)
+
+
+@pytest.mark.parametrize("sees_g", [True, False])
+def test_bias_tells_gradients_apart(kinked, sees_g):  # noqa: F811
+    """On the agent with one kink: back-propagation is the truth for a force blind to g, and off by a fifth else."""
+    kinked.force.layers[-1].data[0], kinked.force.layers[-1].data[1] = 0.4, 50.0 if sees_g else -50.0
+    noise, policy = normals(1, 3, 100_000, 1), kinked.policy
+    policy.layers[-1].data[0, 0] = 0.1
+    ours, truth = bias.gradients(kinked, torch.zeros(1, 1, 1).double(), noise).flatten()
+    assert (abs(ours - truth) > 0.1 * abs(truth)) == sees_g and (abs(ours - truth) < 0.02 * abs(truth)) != sees_g
+    assert kinked.policy is policy
 
 
 def test_bad_input_ends_with_one_line():

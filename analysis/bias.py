@@ -1,0 +1,90 @@
+"""How far is the gradient that back-propagation gives the policy from that of its expected loss, in trained agents?
+
+    python analysis/bias.py runs/HalfCheetah-v4__sac_hpo_continuous__as-is__1__1795572401 [more runs of SAC-HPO]
+
+g jumps at the kinks of ReLU critics, and back-propagation cannot see that (docs/method.md). Here the loss at a state is
+a mean over many a_0 and ρ_0, and its derivative in the policy's mean, before the tanh, is taken twice: by
+back-propagation, and by differences of means over the same draws, shifted. A line for each run: over seeds the cosine
+between the two at STATES stored states, all dimensions in one vector; the ratio of their lengths; and the cosine that
+two halves of the differences have between them, which sampling alone keeps below 1.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from runtime.checkpoints import read_file
+from runtime.messages import tell
+
+import torch
+from readings import ARMS, hpo
+
+STATES, DRAWS, SHIFT = 8, 1024, 0.05
+
+
+def load(folder: Path) -> tuple[hpo.Agent, torch.Tensor]:
+    """A run's last agent, and states (S, STATES, ds) from the last rows that it stored."""
+    args = json.loads((folder / "config.json").read_text())["args"]
+    path = max(folder.glob("checkpoints/rows-*.pt"), key=lambda path: int(path.stem.split("-")[1]))
+    rows, known = read_file(path), vars(hpo.Args())
+    saved = torch.load(folder / "agent.pt", weights_only=True, map_location="cpu")["agent"]
+    obs_dim = saved["policy.layers.0"].shape[1]
+    act_dim = rows.shape[-1] - 2 * obs_dim - 2
+    args = hpo.Args(**{name: value for name, value in args.items() if name in known and name != "resume"})
+    agent = ARMS[args.exp_name or "as-is"](args, obs_dim, act_dim, torch.device("cpu"))
+    agent.load_state_dict(saved)
+    index = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:STATES]
+    return agent, rows[:, index, :obs_dim]
+
+
+class Shifted(torch.nn.Module):
+    """A policy whose mean, before the tanh, lies elsewhere by `shift` (S, 1, d)."""
+
+    def __init__(self, policy, shift: torch.Tensor):
+        super().__init__()
+        self.policy, self.shift = policy, shift
+
+    def forward(self, obs):
+        mean, log_std = self.policy(obs)
+        return mean + self.shift, log_std
+
+    draw, sample = hpo.Policy.draw, hpo.Policy.sample
+
+
+def gradients(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """(2, S, d) at one state (S, 1, ds), for noise (S, 3, N, d): by back-propagation and by differences."""
+    policy, obs, seeds, d = agent.policy, obs.expand(-1, noise.shape[2], -1), len(obs), noise.shape[-1]
+    agent.policy = Shifted(policy, torch.zeros(seeds, 1, d, requires_grad=True))
+    (ours,) = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.policy.shift)
+    differences = torch.zeros(seeds, d)
+    with torch.no_grad():
+        for i in range(d):
+            for sign in (1, -1):
+                agent.policy.shift = sign * SHIFT * torch.eye(d)[i].expand(seeds, 1, d)
+                differences[:, i] += sign * agent.policy_loss(obs, noise)[0] / (2 * SHIFT)
+    agent.policy = policy
+    return torch.stack([ours[:, 0], differences])
+
+
+def compare(folder: Path) -> str:
+    agent, states = load(folder)
+    generator, found = torch.Generator().manual_seed(1), []
+    for _ in range(2):
+        noise = torch.randn(len(states), 3, DRAWS, agent.act_dim, generator=generator)
+        found.append(torch.stack([gradients(agent, state, noise) for state in states.split(1, dim=1)], dim=2))
+    ours, truth = ((found[0][i] + found[1][i]).flatten(1) for i in range(2))
+    halves = torch.cosine_similarity(found[0][1].flatten(1), found[1][1].flatten(1))
+    cosine, ratio = torch.cosine_similarity(ours, truth), ours.norm(dim=1) / truth.norm(dim=1)
+    spread = (f"{x.mean():.2f} ({x.min():.2f} to {x.max():.2f})" for x in (cosine, ratio, halves))
+    return f"| {folder.name} | {len(states)} | {' | '.join(spread)} |"
+
+
+if __name__ == "__main__":
+    folders = [Path(word) for word in sys.argv[1:]]
+    if not folders or not all((folder / "agent.pt").exists() for folder in folders):
+        tell("bias: name folders of finished runs of sac_hpo_continuous.py or of analysis/readings.py")
+        sys.exit(2)
+    print("| run | seeds | cosine | back-propagated over true length | cosine of two halves |")
+    print("| --- | --- | --- | --- | --- |")
+    for folder in folders:
+        print(compare(folder), flush=True)
