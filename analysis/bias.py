@@ -13,11 +13,11 @@ import json
 import sys
 from pathlib import Path
 
-from runtime.checkpoints import read_file
-from runtime.messages import tell
-
 import torch
-from readings import ARMS, hpo
+from readings import ARMS, hpo  # which finds runtime/ too
+
+from runtime.checkpoints import read_file  # isort: skip
+from runtime.messages import tell  # isort: skip
 
 STATES, DRAWS, SHIFT = 8, 1024, 0.05
 
