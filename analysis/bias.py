@@ -82,7 +82,7 @@ def compare(folder: Path) -> str:
 if __name__ == "__main__":
     folders = [Path(word) for word in sys.argv[1:]]
     if not folders or not all((folder / "agent.pt").exists() for folder in folders):
-        tell("bias: name folders of finished runs of sac_hpo_continuous.py or of analysis/readings.py")
+        tell("name folders of finished runs of sac_hpo_continuous.py or of analysis/readings.py")
         sys.exit(2)
     print("| run | seeds | cosine | back-propagated over true length | cosine of two halves |")
     print("| --- | --- | --- | --- | --- |")

@@ -139,5 +139,5 @@ if __name__ == "__main__":
     if what == "collect" and rest and all(Path(folder, "evaluations.csv").exists() for folder in rest):
         print(*(keep(Path(folder)) for folder in rest), sep="\n")
         sys.exit()
-    tell(f"readings: train and an arm ({', '.join(ARMS)}) and SAC-HPO's flags; or collect and run folders")
+    tell(f"name train and an arm ({', '.join(ARMS)}) and SAC-HPO's flags; or collect and run folders")
     sys.exit(2)
