@@ -343,10 +343,8 @@ class Agent(nn.Module):
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_convolutions = copy.deepcopy(self.convolutions).requires_grad_(False)
         self.force = Force(init, LATENT, act_dim, args.leapfrog_hidden, args.leapfrog_state)
-        dither = [
-            torch.rand(2**20, generator=torch.Generator().manual_seed(args.seed + i)) for i in range(args.num_seeds)
-        ]
-        self.register_buffer("dither", torch.stack(dither), persistent=False)
+        dither = torch.stack([torch.rand(2**20, generator=generator) for generator in init])
+        self.register_buffer("dither", dither, persistent=False)  # for five_bits
         self.to(device)
         trained = [*self.policy.parameters(), *(self.force.parameters() if args.leapfrog_steps else ())]
         encoder = [*self.convolutions.parameters(), *self.critic.projection.parameters()]
@@ -422,13 +420,12 @@ class Agent(nn.Module):
 
     def readings(self) -> dict:
         """The policies that an evaluation runs, noise off; the first is the one that counts."""
-        policies = {"leapfrog": self.evolved_mean, "base": self.base_mean} if self.args.leapfrog_steps else {}
-        policies = policies or {"base": self.base_mean}
+        if not self.args.leapfrog_steps:
+            return {"base": self.base_mean}
+        policies = {"leapfrog": self.evolved_mean, "base": self.base_mean}
         return dict(reversed(policies.items())) if self.args.eval_base else policies
 
-    def critic_loss(
-        self, frames, actions, rewards, next_frames, terminated, noise
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def critic_loss(self, frames, actions, rewards, next_frames, terminated, noise) -> tuple:
         """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
         with torch.no_grad():
             x, log_prob = self.start(self.features(self.convolutions, next_frames), noise[:, 0])
@@ -465,10 +462,9 @@ class Agent(nn.Module):
 
         The noise is a window of a table of uniform numbers, whose place uniform (S, B) gives: drawn anew, so many
         numbers would take longer than the decoder."""
-        start = (
-            uniform * 1e6 % 1 * (self.dither.shape[1] - frames[0, 0].numel())
-        ).long()  # later digits than the index
-        windows = start[..., None] + torch.arange(frames[0, 0].numel(), device=frames.device)
+        size, place = frames[0, 0].numel(), uniform * 1e6 % 1  # later digits than those that chose the row
+        start = (place * (self.dither.shape[1] - size)).long()
+        windows = start[..., None] + torch.arange(size, device=frames.device)
         noise = self.dither.gather(1, windows.flatten(1)).view(frames.shape)
         return ((frames / 8).floor() + noise) / 32 - 0.5
 
