@@ -18,8 +18,12 @@ their reasons in docs/method.md.
 
 One process trains S seeds side by side, as the state scripts do: read the shapes below without their S.
 
-Of `sac_hpo_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `table`, `Network`, `Critic`, `Policy`,
-`Adam`, `Agent`, `Replay` and `train`; it adds `orthogonal`, `Convolutions`, `Projection` and `Decoder`.
+Of `sac_hpo_continuous.py` it changes `HIDDEN`, `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `table`, `Network.__init__`,
+`Critic.__init__`, `Policy.__init__`, `Policy.forward`, `Adam.__init__`, `Adam.step`, `Agent.__init__`, `Agent.tensors`,
+`Agent.act`, `Agent.evolved_mean`, `Agent.readings`, `Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`,
+`Agent.metrics`, `Replay` and `train`; it adds `LATENT`, `orthogonal`, `Convolutions`, `Projection`, `Decoder`,
+`Agent.features`, `Agent.base_mean`, `Agent.five_bits`, `Agent.decoder_loss`, `Agent.decoder_gradients` and
+`Agent.pictures`.
 """
 
 import copy

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 import subprocess
 import sys
 
@@ -80,8 +81,16 @@ def test_weights_are_orthogonal_and_seeds_their_own():
 
 
 def test_leapfrog_and_the_rest_are_the_state_scripts():
-    """The parts that the docstring does not name are those of sac_hpo_continuous.py, to the letter."""
+    """What the docstring's last paragraph does not name is sac_hpo_continuous.py's, to the letter."""
     left, right = definitions(hpo), definitions(px)
+    paragraph = " ".join(px.__doc__.split("\n\n")[-1].split()).split("it changes ")[1].split("; it adds ")
+    changes, additions = (set(re.findall(r"`([\w.]+)`", part)) for part in paragraph)
+    doc = {"Agent", "Critic", "Network", "Policy"}  # whose docstrings tell more
+    code = {name for name in left.keys() & right.keys() if left[name] != right[name]}
+    code = {"Replay" if name.startswith("Replay.") else name for name in code - doc}
+    assert code - {"LOG_STD_MIN, LOG_STD_MAX"} == changes
+    new = {name for name in right.keys() - left.keys() if not name.startswith(("from ", "Replay."))}
+    assert {n for n in new if n.split(".")[0] not in additions} - {"FILTERS, SIDE"} <= additions and additions <= new
     same = {name for name in left.keys() & right.keys() if left[name] == right[name]}
     assert {"leapfrog", "momentum_stds", "joint_log_prob", "squash", "Force", "Force.__init__", "Force.forward"} <= same
     assert {"Network.forward", "Critic.forward", "Critic.share", "Critic.slope", "Policy.draw", "Policy.sample"} <= same
