@@ -301,14 +301,6 @@ def leapfrog(force, actions: torch.Tensor, momentum: torch.Tensor, step_size: fl
     return actions, momentum
 
 
-def joint_log_prob(log_prob: torch.Tensor, momentum: torch.Tensor, std: float) -> torch.Tensor:
-    """log q(a_K, ρ_K|s) before the clamp, HPO eq. (13), from log π(a_0|s) (..), ρ_0 (.., d) and std = 1/√β0.
-
-    Training needs its first term alone, the rest being constant in θ and h; the tests check all of it."""
-    prior = torch.distributions.Normal(0, std).log_prob(momentum).sum(-1)
-    return log_prob + prior + momentum.shape[-1] * math.log(std)  # β0^(-d/2) = std^d
-
-
 # ------------------------------------------------------------------------------------------------------------ learning
 class Adam:
     """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
@@ -591,25 +583,6 @@ class Replay:
             numbers = (frame + ahead - torch.minimum(back, age + ahead)).long() % self.frames.shape[1]
             stacks.append(self.frames[self.seeds[:, None, None], numbers].flatten(2, 3))
         return stacks[0], actions.float(), rewards[..., 0].float(), stacks[1], terminated[..., 0].float()
-
-    def part(self, start: int, stop: int) -> dict:
-        """Rows from one to another, and their frames, for a checkpoint."""
-        ring = torch.arange(start, stop, device=self.rows.device) % self.rows.shape[1]
-        rows, frames = self.rows[:, ring].cpu(), []
-        for i, (first, last) in enumerate(zip(rows[:, 0], rows[:, -1])):
-            span = range(int(first[-2] - min(first[-1], 2)), int(last[-2]) + 2)
-            frames.append(self.frames[i, torch.tensor(span) % self.frames.shape[1]].cpu())
-        return {"rows": rows, "frames": frames}
-
-    def put(self, start: int, stop: int, part: dict) -> None:
-        """Takes what `part` gave; `resumed` follows."""
-        ring = torch.arange(start, stop) % self.rows.shape[1]
-        self.rows[:, ring] = part["rows"].to(self.rows)
-        self.numbers[:, ring.numpy()] = part["rows"][..., -2].numpy()
-        for i, frames in enumerate(part["frames"]):
-            self.newest[i] = int(part["rows"][i, -1, -2]) + 1
-            span = torch.arange(self.newest[i] + 1 - len(frames), self.newest[i] + 1)
-            self.frames[i, span % self.frames.shape[1]] = frames.to(self.frames)
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -31,7 +31,7 @@ def load(folder: Path) -> tuple[hpo.Agent, torch.Tensor]:
     obs_dim = saved["policy.layers.0"].shape[1]
     act_dim = rows.shape[-1] - 2 * obs_dim - 2
     args = hpo.Args(**{name: value for name, value in args.items() if name in known and name != "resume"})
-    agent = ARMS[args.exp_name or "as-is"](args, obs_dim, act_dim, torch.device("cpu"))
+    agent = ARMS.get(args.exp_name, hpo.Agent)(args, obs_dim, act_dim, torch.device("cpu"))
     agent.load_state_dict(saved)
     index = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:STATES]
     return agent, rows[:, index, :obs_dim]
@@ -81,7 +81,9 @@ def compare(folder: Path) -> str:
 
 if __name__ == "__main__":
     folders = [Path(word) for word in sys.argv[1:]]
-    if not folders or not all((folder / "agent.pt").exists() for folder in folders):
+    if not folders or not all(
+        [*folder.glob("agent.pt"), *folder.glob("checkpoints/rows-*.pt")][1:] for folder in folders
+    ):
         tell("name folders of finished runs of sac_hpo_continuous.py or of analysis/readings.py")
         sys.exit(2)
     print("| run | seeds | cosine | back-propagated over true length | cosine of two halves |")

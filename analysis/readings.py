@@ -29,16 +29,11 @@ class Reflect(hpo.Agent):
         stds, size = hpo.momentum_stds(std, self.args.leapfrog_steps), self.args.step_size
         f, momentum = self.force(obs, *self.gradient(critic, share, x)), std * noise
         for k in range(1, len(stds)):
-            x, momentum = bounce(*half_and_step(x, momentum, f, size))
+            momentum = momentum - size / 2 * f
+            x, momentum = bounce(x + size * momentum, momentum)
             f = self.force(obs, *self.gradient(critic, share, x))
             momentum = (momentum - size / 2 * f) * (stds[k] / stds[k - 1])
         return x, momentum
-
-
-def half_and_step(x, momentum, force, size: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first half of a leapfrog step."""
-    momentum = momentum - size / 2 * force
-    return x + size * momentum, momentum
 
 
 def bounce(x: torch.Tensor, momentum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,12 +104,13 @@ class Plain(hpo.Agent):
 
 ARMS = {"as-is": hpo.Agent, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
 ARMS |= {"prior": Prior, "still": Still, "still-both": StillBoth, "plain": Plain}
+SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meaning, if not in both
 
 
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
     hpo.Agent = ARMS[arm]
-    return launch(hpo, ["--exp-name", arm, *flags])
+    return launch(hpo, ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
 
 
 def keep(folder: Path) -> Path:

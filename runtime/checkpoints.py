@@ -41,8 +41,7 @@ def read_file(path: Path):
 
 
 class Ring:
-    """What a checkpoint keeps of a replay that is one tensor `rows` (S, capacity, ..), and how it comes back. A replay
-    of another kind has these methods itself."""
+    """What a checkpoint keeps of a replay that is one tensor `rows` (S, capacity, ..), and how it comes back."""
 
     def __init__(self, replay):
         self.replay = replay
@@ -59,6 +58,30 @@ class Ring:
     def resumed(self, added: int) -> None:
         self.replay.added = added
         self.replay.size.fill_(min(added, self.replay.rows.shape[1]))
+
+
+class FrameRing(Ring):
+    """The same of a replay whose rows end in the number of a frame and its age, and which keeps `frames` (S, F, ..)
+    apart: in frame n % F, up to `newest`. It tells itself what is whole (`resumed`)."""
+
+    def part(self, start: int, stop: int) -> dict:
+        replay, rows, frames = self.replay, super().part(start, stop), []
+        for i, (first, last) in enumerate(zip(rows[:, 0], rows[:, -1])):
+            span = torch.arange(int(first[-2] - min(first[-1], 2)), int(last[-2]) + 2)
+            frames.append(replay.frames[i, (span % replay.frames.shape[1]).to(replay.frames.device)].cpu())
+        return {"rows": rows, "frames": frames}
+
+    def put(self, start: int, stop: int, part: dict) -> None:
+        replay, numbers = self.replay, part["rows"][..., -2].long()
+        super().put(start, stop, part["rows"])
+        replay.numbers[:, self.places(start, stop).cpu().numpy()] = numbers.numpy()
+        for i, frames in enumerate(part["frames"]):
+            replay.newest[i] = int(numbers[i, -1]) + 1
+            span = torch.arange(replay.newest[i] + 1 - len(frames), replay.newest[i] + 1) % replay.frames.shape[1]
+            replay.frames[i, span.to(replay.frames.device)] = frames.to(replay.frames)
+
+    def resumed(self, added: int) -> None:
+        self.replay.resumed(added)
 
 
 class Checkpoints:
@@ -97,7 +120,7 @@ class Checkpoints:
 
     @staticmethod
     def ring(replay):
-        return replay if hasattr(replay, "part") else Ring(replay)
+        return FrameRing(replay) if hasattr(replay, "frames") else Ring(replay)
 
     def own(self, pattern: str) -> list[Path]:
         """Files of this run by their exact names: no folder, nothing behind a link, nothing that somebody put here."""

@@ -432,19 +432,21 @@ def test_sighup_is_sigterm_unless_ignored(monkeypatch, capfd):
     monkeypatch.setattr(
         sac.Replay, "add", lambda r, *row: add(r, *row) or (r.added == 50 and os.kill(os.getpid(), signal.SIGHUP))
     )
-    assert train(sac, quick(sac)) == 128 + signal.SIGHUP
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup these tests run with it ignored
     try:
+        assert train(sac, quick(sac)) == 128 + signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         assert train(sac, quick(sac)) == 0
     finally:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow
 def test_a_terminal_that_closes():
     """A real one: the run writes its checkpoint, and that it can say so nowhere is no failure."""
     flags = "--env-id Pendulum-v1 --total-timesteps 90000 --learning-starts 300 --batch-size 8 --no-cuda --no-compile"
-    code = f"""import os, pty, sys, time
+    code = f"""import os, pty, signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 pid, terminal = pty.fork()
 if not pid:
     os.execv(sys.executable, [sys.executable, {str(ROOT / "sac_continuous.py")!r}, *{flags.split()!r}])

@@ -9,6 +9,7 @@ import sys
 
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
+from runtime.checkpoints import FrameRing
 from runtime.pixels import PixelEnv
 from runtime.run import launch
 
@@ -92,7 +93,7 @@ def test_leapfrog_and_the_rest_are_the_state_scripts():
     new = {name for name in right.keys() - left.keys() if not name.startswith(("from ", "Replay."))}
     assert {n for n in new if n.split(".")[0] not in additions} - {"FILTERS, SIDE"} <= additions and additions <= new
     same = {name for name in left.keys() & right.keys() if left[name] == right[name]}
-    assert {"leapfrog", "momentum_stds", "joint_log_prob", "squash", "Force", "Force.__init__", "Force.forward"} <= same
+    assert {"leapfrog", "momentum_stds", "squash", "Force", "Force.__init__", "Force.forward"} <= same
     assert {"Network.forward", "Critic.forward", "Critic.share", "Critic.slope", "Policy.draw", "Policy.sample"} <= same
     assert {"Agent.start", "Agent.end", "Agent.gradient", "Agent.evolve", "Agent.noise_shapes"} <= same
     assert {"Policy.mean_action", "Agent.critic_gradients", "Agent.policy_gradients"} <= same
@@ -334,12 +335,12 @@ def test_stacks_are_those_of_a_list_of_frames(lengths, capacity, seed):
         replay.add(*(np.array(column) for column in zip(*rows)))
         if step in (steps // 3, steps // 2, steps - 1):
             start = max(saved, replay.oldest)
-            parts.append((start, step + 1, replay.part(start, step + 1)))
+            parts.append((start, step + 1, FrameRing(replay).part(start, step + 1)))
             saved = step + 1
     again = px.Replay(2, capacity, envs, CPU)
     for part in parts:
-        again.put(*part)
-    again.resumed(steps)
+        FrameRing(again).put(*part)
+    FrameRing(again).resumed(steps)
     assert replay.size.tolist() == again.size.tolist()
     assert replay.oldest == steps - min(capacity, steps) or min(lengths) < 12  # else every row is whole
     uniform = torch.arange(0, 1, 1 / 64).double().expand(2, -1)
