@@ -22,7 +22,7 @@ Of `sac_hpo_continuous.py` it changes `HIDDEN`, `Args`, `TABLE_FIELDS`, `TABLE`,
 `Critic.__init__`, `Policy.__init__`, `Policy.forward`, `Adam.__init__`, `Adam.step`, `Agent.__init__`, `Agent.tensors`,
 `Agent.act`, `Agent.evolved_mean`, `Agent.readings`, `Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`,
 `Agent.metrics`, `Replay` and `train`; it adds `LATENT`, `orthogonal`, `Convolutions`, `Projection`, `Decoder`,
-`Agent.features`, `Agent.base_mean`, `Agent.five_bits`, `Agent.decoder_loss`, `Agent.decoder_gradients` and
+`Agent.base_mean`, `Agent.five_bits`, `Agent.decoder_loss`, `Agent.decoder_gradients` and
 `Agent.pictures`.
 """
 
@@ -139,9 +139,9 @@ class Network(nn.Module):
 class Convolutions(nn.Module):
     """Four 3 × 3 convolutions of FILTERS channels, the first with stride 2; policy and critics share them."""
 
-    def __init__(self, init: list[torch.Generator], channels: int):
+    def __init__(self, init: list[torch.Generator], channels: int, dtype: torch.dtype):
         super().__init__()
-        self.layers, gain = nn.ParameterList(), nn.init.calculate_gain("relu")
+        self.layers, self.dtype, gain = nn.ParameterList(), dtype, nn.init.calculate_gain("relu")
         for n_in in (channels, FILTERS, FILTERS, FILTERS):
             self.layers.append(orthogonal(init, 1, FILTERS, n_in, 3, 3, gain=gain))
             self.layers.append(torch.zeros(len(init), FILTERS))
@@ -150,11 +150,11 @@ class Convolutions(nn.Module):
         """Frames (S, B, channels, 84, 84) of 0 to 255 -> features (S, B, FILTERS · SIDE²)."""
         features = []
         for seed, x in enumerate(frames):  # a convolution of groups is slower than one for each seed
-            x = x.to(self.layers[0].dtype).contiguous(memory_format=torch.channels_last) / 255
+            x = x.to(self.dtype).contiguous(memory_format=torch.channels_last) / 255
             for i in range(0, len(self.layers), 2):
-                weight, bias = self.layers[i][seed], self.layers[i + 1][seed]
-                x = torch.relu(nn.functional.conv2d(x, weight, bias, stride=1 if i else 2))
-            features.append(x.flatten(1))
+                weight, bias = (layer[seed].to(self.dtype) for layer in self.layers[i : i + 2])
+                x = torch.relu(nn.functional.conv2d(x, weight, stride=1 if i else 2) + bias[:, None, None])
+            features.append(x.permute(0, 2, 3, 1).flatten(1))  # as they lie in memory
         return torch.stack(features)
 
 
@@ -168,15 +168,16 @@ class Projection(nn.Module):
         self.scale = nn.Parameter(torch.ones(seeds, 1, LATENT))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        x = product(features, self.linear) + self.bias
+        x = product(features, self.linear.to(features.dtype)).to(self.bias.dtype) + self.bias
         return (nn.functional.layer_norm(x, (LATENT,)) * self.scale + self.shift).tanh()
 
 
 class Decoder(nn.Module):
     """Frames in [-0.5, 0.5], (S, B, channels, 84, 84), of latents (S, B, LATENT): the encoder turned round."""
 
-    def __init__(self, init: list[torch.Generator], channels: int):
+    def __init__(self, init: list[torch.Generator], channels: int, dtype: torch.dtype):
         super().__init__()
+        self.dtype = dtype
         self.linear = orthogonal(init, 1, LATENT, FILTERS * SIDE**2)
         self.bias = nn.Parameter(torch.zeros(len(init), 1, FILTERS * SIDE**2))
         self.layers, gain = nn.ParameterList(), nn.init.calculate_gain("relu")
@@ -185,15 +186,18 @@ class Decoder(nn.Module):
             self.layers.append(torch.zeros(len(init), n_out))
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        frames, features = [], torch.relu(product(latent, self.linear) + self.bias)
-        for seed, x in enumerate(features.unflatten(-1, (FILTERS, SIDE, SIDE))):
-            x = x.contiguous(memory_format=torch.channels_last)
+        linear, x, frames = self.linear.to(self.dtype), latent.to(self.dtype), []
+        features = torch.relu(product(x, linear) + self.bias.to(self.dtype))
+        for seed, x in enumerate(features.unflatten(-1, (SIDE, SIDE, FILTERS))):
+            x = x.permute(0, 3, 1, 2)
             for i in range(0, len(self.layers), 2):
-                weight, bias, last = self.layers[i][seed], self.layers[i + 1][seed], i == len(self.layers) - 2
+                weight, bias = (layer[seed].to(self.dtype) for layer in self.layers[i : i + 2])
+                last = i == len(self.layers) - 2
                 x = x if i == 0 else torch.relu(x)
-                x = nn.functional.conv_transpose2d(x, weight, bias, 2 if last else 1, output_padding=int(last))
+                x = nn.functional.conv_transpose2d(x, weight, None, 2 if last else 1, output_padding=int(last))
+                x = x + bias[:, None, None]  # apart: its gradient inside took as long as the weight's
             frames.append(x)
-        return torch.stack(frames)
+        return torch.stack(frames).to(latent.dtype)
 
 
 class Critic(Network):
@@ -331,10 +335,11 @@ class Agent(nn.Module):
         self.args, self.act_dim = args, act_dim
         self.pre_tanh = args.leapfrog_space == "pre-tanh"
         init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
-        self.convolutions = Convolutions(init, channels)
+        dtype = torch.bfloat16 if args.amp else torch.get_default_dtype()
+        self.convolutions = Convolutions(init, channels, dtype)
         self.critic = Critic(init, act_dim)
         self.policy = Policy(init, act_dim)
-        self.decoder = Decoder(init, channels)
+        self.decoder = Decoder(init, channels, dtype)
         self.log_alpha = nn.Parameter(torch.full((args.num_seeds, 1), math.log(args.alpha)), args.autotune)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_convolutions = copy.deepcopy(self.convolutions).requires_grad_(False)
@@ -385,15 +390,10 @@ class Agent(nn.Module):
         stds = momentum_stds(std, self.args.leapfrog_steps)
         return leapfrog(force, x, std * noise, self.args.step_size, stds, last)
 
-    def features(self, convolutions: Convolutions, frames: torch.Tensor) -> torch.Tensor:
-        """(S, B, channels, 84, 84) -> (S, B, FILTERS · SIDE²), in bfloat16 with --amp."""
-        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.args.amp):
-            return convolutions(frames).to(self.log_alpha.dtype)
-
     @torch.no_grad()
     def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Exploration: actions (S, d) for obs (S, channels, 84, 84) and noise (S, 2, d) of a_0 and ρ_0."""
-        features, std = self.features(self.convolutions, obs[:, None]), self.args.momentum_std_explore
+        features, std = self.convolutions(obs[:, None]), self.args.momentum_std_explore
         x, log_prob = self.start(features, noise[:, :1])
         if self.args.leapfrog_steps:
             latent = self.critic.projection(features)
@@ -403,12 +403,12 @@ class Agent(nn.Module):
     @torch.no_grad()
     def base_mean(self, obs: torch.Tensor) -> torch.Tensor:
         """The base policy's action with the noise off, (S, B, d), for obs (S, B, channels, 84, 84)."""
-        return self.policy.mean_action(self.features(self.convolutions, obs))
+        return self.policy.mean_action(self.convolutions(obs))
 
     @torch.no_grad()
     def evolved_mean(self, obs: torch.Tensor) -> torch.Tensor:
         """The action with the noise off, (S, B, d): the policy's mean and ρ_0 = 0, the schedule of training (D9)."""
-        features = self.features(self.convolutions, obs)
+        features = self.convolutions(obs)
         latent, zero = self.critic.projection(features), obs.new_zeros(*obs.shape[:2], self.act_dim)
         x, log_prob = self.start(features, zero)
         x, _ = self.evolve(self.critic, self.critic.share(latent), latent, x, zero, self.args.momentum_std_train)
@@ -424,8 +424,8 @@ class Agent(nn.Module):
     def critic_loss(self, frames, actions, rewards, next_frames, terminated, noise) -> tuple:
         """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
         with torch.no_grad():
-            x, log_prob = self.start(self.features(self.convolutions, next_frames), noise[:, 0])
-            next_latent = self.target.projection(self.features(self.target_convolutions, next_frames))
+            x, log_prob = self.start(self.convolutions(next_frames), noise[:, 0])
+            next_latent = self.target.projection(self.target_convolutions(next_frames))
             if self.args.evolve_target and self.args.leapfrog_steps:  # D8
                 share, std = self.target.share(next_latent), self.args.momentum_std_train
                 x, _ = self.evolve(self.target, share, next_latent, x, noise[:, 3], std)
@@ -433,13 +433,13 @@ class Agent(nn.Module):
             next_q = self.target(next_latent, next_actions).amin(1)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = rewards + self.args.gamma * (1 - terminated) * next_value
-        q = self.critic(self.critic.projection(self.features(self.convolutions, frames)), actions)
+        q = self.critic(self.critic.projection(self.convolutions(frames)), actions)
         return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
 
     def policy_loss(self, frames, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Minus the objective, HPO eq. (15), (S,); log-density of a_K (S, B); x_K (S, B, d)."""
         with torch.no_grad():  # the policy teaches neither convolutions nor the critics' projection
-            features = self.features(self.convolutions, frames)
+            features = self.convolutions(frames)
             latent = self.critic.projection(features)
         x, log_prob = self.start(features, noise[:, 1])
         share, alpha = self.critic.share(latent), self.log_alpha.exp().detach()
@@ -466,10 +466,8 @@ class Agent(nn.Module):
 
     def decoder_loss(self, frames, uniform) -> torch.Tensor:
         """Error of the reconstruction and the latent's penalty, (S,)."""
-        latent = self.critic.projection(self.features(self.convolutions, frames))
-        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.args.amp):
-            drawn = self.decoder(latent).to(latent.dtype)
-        error = (drawn - self.five_bits(frames, uniform)).square().mean((1, 2, 3, 4))
+        latent = self.critic.projection(self.convolutions(frames))
+        error = (self.decoder(latent) - self.five_bits(frames, uniform)).square().mean((1, 2, 3, 4))
         return error + self.args.latent_penalty * (latent.square().sum(-1) / 2).mean(-1)
 
     def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
@@ -516,7 +514,7 @@ class Agent(nn.Module):
     @torch.no_grad()
     def pictures(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames (S, B, channels, 84, 84) above what the decoder makes of them: images (S, 3, 168, 84 B) in [0, 1]."""
-        latent = self.critic.projection(self.features(self.convolutions, frames))
+        latent = self.critic.projection(self.convolutions(frames))
         rows = torch.stack([(frames / 8).floor() / 32, self.decoder(latent) + 0.5])[..., -3:, :, :]
         return rows.permute(1, 3, 0, 4, 2, 5).flatten(4, 5).flatten(2, 3).clamp(0, 1)
 

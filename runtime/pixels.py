@@ -1,7 +1,11 @@
 """DeepMind control tasks seen by a camera, behind Gymnasium's interface."""
 
 import difflib
+import functools
+import importlib
 import os
+import subprocess
+import sys
 from typing import ClassVar
 
 from runtime.messages import fail
@@ -13,16 +17,23 @@ SIZE, FRAMES = 84, 3  # height and width of a frame; frames in an observation
 PREFIX = "dm_control/"
 
 
+@functools.cache
 def suite():
-    """dm_control's suite, drawn by EGL unless MUJOCO_GL says otherwise."""
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read at the import
-    try:
-        from dm_control import suite
-    except Exception as error:
-        fail(f"--env-id {PREFIX}...: dm_control cannot be used with MUJOCO_GL={os.environ['MUJOCO_GL']} "
-             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-             "pip install dm_control, and libegl1 or MUJOCO_GL=osmesa with libosmesa6")  # fmt: skip
-    return suite
+    """dm_control's suite, with MUJOCO_GL as it is set, else the first of EGL and OSMesa that draws.
+
+    dm_control chooses once, at its import, and some failures come with the first frame: so a process apart tries.
+    """
+    given = os.environ.get("MUJOCO_GL")
+    trial = "from dm_control import _render, suite; _render.Renderer(84, 84)"
+    for name in [given] if given else ["egl", "osmesa"]:
+        environment = os.environ | {"MUJOCO_GL": name}
+        done = subprocess.run([sys.executable, "-c", trial], env=environment, capture_output=True, text=True)
+        if done.returncode == 0:
+            os.environ["MUJOCO_GL"] = name
+            return importlib.import_module("dm_control.suite")
+    why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    fail(f"--env-id {PREFIX}...: dm_control cannot draw with MUJOCO_GL={given or 'egl, nor with osmesa'} ({why}): "
+         "pip install dm_control, and libegl1 with a driver, or libosmesa6 with MUJOCO_GL=osmesa")  # fmt: skip
 
 
 class PixelEnv(gym.Env):

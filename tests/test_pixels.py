@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from runtime.checkpoints import FrameRing
 from runtime.pixels import PixelEnv
 from runtime.run import launch
 
+import imageio.v3 as iio
 import numpy as np
+import play
 import pytest
 import torch
 import torch.nn.functional as F
@@ -202,7 +205,7 @@ class PlainSACAE:
         x = frames / 255
         for conv in convs:
             x = F.relu(conv(x))
-        return x.flatten(1)
+        return x.permute(0, 2, 3, 1).flatten(1)  # our order of the features, pixel by pixel
 
     def act(self, features, noise):
         mean, log_std = self.actor(self.actor_project(features)).chunk(2, -1)
@@ -239,7 +242,7 @@ class PlainSACAE:
                     for left, right in zip(old.parameters(), new.parameters()):
                         left += tau * (right - left)
         latent = self.project(self.features(self.convs, frames))
-        x = F.relu(self.decoder_in(latent)).view(-1, 32, 35, 35)
+        x = F.relu(self.decoder_in(latent)).view(-1, 35, 35, 32).permute(0, 3, 1, 2)
         for i, conv in enumerate(self.decoder):
             x = conv(F.relu(x) if i else x)
         loss = F.mse_loss(x, target_frames) + 1e-6 * (latent.pow(2).sum(1) / 2).mean()
@@ -283,10 +286,21 @@ def test_seeds_do_not_touch_each_other():
         assert torch.allclose(mine[name].unflatten(0, (2, -1))[1], weights, rtol=0, atol=1e-12), name
 
 
+def test_amp_gives_nearly_the_gradients_of_float32():
+    """bfloat16 keeps 8 bits: every tensor's gradient within a fifth or so (noise frames), and not the same."""
+    one, two = (agent_of(double=False, amp=amp) for amp in (False, True))
+    batch, noise, uniform = batch_of(1, 4, dtype=torch.float), normals(1, 3, 4, 2).float(), uniform_of(1, 4)
+    for loss, inputs in (("critic", (*batch, noise)), ("policy", (batch[0], noise)), ("decoder", (batch[0], uniform))):
+        pairs = zip(*(getattr(agent, f"{loss}_gradients")(*inputs)[-1] for agent in (one, two)))
+        errors = [((right - left).norm() / left.norm()).item() for left, right in pairs if left.norm() > 0]
+        assert len(errors) >= 11 and 1e-6 < max(errors) < 0.3, (loss, errors)
+
+
 @pytest.mark.slow
-def test_the_decoder_learns():
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_decoder_learns(amp):
     """On a few fixed frames with structure the reconstruction's error falls to a third of what their mean gives."""
-    agent, uniform = agent_of(double=False, batch_size=8), uniform_of(1, 8)
+    agent, uniform = agent_of(double=False, batch_size=8, amp=amp), uniform_of(1, 8)
     x = torch.linspace(0, 6, 84)
     waves = [torch.sin(x[:, None] * (1 + i % 3) + i) * torch.cos(x * (1 + i % 2)) for i in range(8)]
     frames = (torch.stack(waves)[None, :, None] * 100 + 128).expand(1, 8, 9, 84, 84).to(torch.uint8)
@@ -406,6 +420,33 @@ def test_unknown_tasks_get_the_nearest_names():
         [sys.executable, px.__file__, "--env-id", "dm_control/cheeta-run-v0"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "dm_control/cheetah-run-v0" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "disable"])
+def test_where_nothing_can_draw_one_line_says_what_to_install(tmp_path, backend):
+    command = [sys.executable, px.__file__, "--env-id", "dm_control/cheetah-run-v0"]
+    done = subprocess.run(
+        command, env=os.environ | {"MUJOCO_GL": backend}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "libegl1" in done.stderr and f"MUJOCO_GL={backend}" in done.stderr
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@drawn
+@pytest.mark.slow
+def test_a_trained_agent_plays_and_is_filmed(tmp_path, monkeypatch):
+    """By analysis/play.py and --capture-video: as many frames as steps and one, that move."""
+    monkeypatch.chdir(tmp_path)
+    flags = "--env-id dm_control/finger-spin-v0 --no-cuda --no-compile --batch-size 4 --learning-starts 8".split()
+    flags += "--eval-episodes 1 --eval-frequency 10 --eval-max-steps 3 --total-timesteps 10 --capture-video".split()
+    assert launch(px, flags) == 0
+    rows = play.play(play.Args(newest(), episodes=2, video=tmp_path / "films"))
+    assert [row[1] for row in rows] == ["leapfrog", "base"] and all((row[3] == 3).all() for row in rows)
+    films = [*newest().rglob("*.mp4"), *(tmp_path / "films").glob("*.mp4")]
+    assert len(films) == 2 + 4
+    for film in films:
+        frames = iio.imread(film, plugin="FFMPEG")
+        assert len(frames) == 4 and np.ptp(frames.astype(int), axis=0).max() > 20
 
 
 @drawn
