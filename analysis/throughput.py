@@ -8,8 +8,8 @@ and acting included, evaluations not. Measurements of all cells (and the peer be
 --rounds times in turn, because a machine's speed drifts: compare ratios, which pair measurements made side by side.
 
 The ceiling. On a CPU: the rate of products of a batch with a 256 x 256 layer, all networks side by side, by the fastest
-library here at the precision of the run, over the operations of a step (`operations`). On a GPU: the replay time of the
-captured update and of acting, without environments and transfers.
+library here at the precision of the run, or from pixels that of a convolution, over the operations of a step. On a GPU:
+the replay time of the captured update and of acting, without environments and transfers (not from pixels).
 """
 
 import csv
@@ -17,6 +17,7 @@ import dataclasses
 import datetime
 import importlib
 import json
+import math
 import os
 import platform
 import re
@@ -80,6 +81,37 @@ def operations(obs_dim: int, act_dim: int, steps: int, layers: int, hidden=32, s
     return 2 * (batch * (critic_update + policy_update) + acting)
 
 
+def pixel_operations(act_dim: int, steps: int, frequency: int, sees_latent: bool, hidden=32, batch=128):
+    """The same for sac_hpo_pixels.py, without acting: a convolution with n_out filters of n_in · 9 weights counts
+    2 · 9 n_in n_out for each of its places, those of the smaller image where it is transposed; `frequency` updates of
+    the critics and the decoder share one of the policy."""
+    places = 41**2, 39**2, 37**2, 35**2
+    filters = [n_in * 32 * 9 * where for n_in, where in zip((9, 32, 32, 32), places)]
+    convolutions, linear, latent, width = sum(filters), 32 * 35**2 * 50, 50, 1024
+    trained = 3 * convolutions - filters[0]  # forward and backward; the frames need no gradient
+    policy = latent * width + width**2 + width * 2 * act_dim
+    first, share = (latent + act_dim) * width, 2 * latent * width
+    critics = 2 * (first + width**2 + width)
+    gradient = 2 * (act_dim * width + width**2 + width) + 2 * (width**2 + act_dim * width)
+    force = 2 * ((latent * sees_latent + 2 * act_dim) * hidden + hidden * act_dim)
+    critic_update = 2 * convolutions + trained + (1 + 1 + 3) * linear + policy + critics + 3 * critics
+    decoder_update = trained + 3 * convolutions + (3 + 3) * linear
+    policy_update = convolutions + (1 + 2) * linear + share + 3 * policy + gradient + steps * (gradient + 3 * force)
+    return 2 * batch * (critic_update + decoder_update + policy_update / frequency)
+
+
+def convolution_rate(batch: int, amp: bool, seconds: float = 0.5) -> tuple[float, str]:
+    """Operations per second of the third convolution, the fastest of several forward passes, and its type's name."""
+    dtype = torch.bfloat16 if amp else torch.float
+    x = torch.randn(batch, 32, 39, 39, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight, found, end = torch.randn(32, 32, 3, 3, dtype=dtype), 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.nn.functional.conv2d(x, weight)
+        found = max(found, 2 * batch * 9 * 32 * 32 * 37**2 / (time.perf_counter() - start))
+    return found, f"convolution, {dtype}".replace("torch.", "")
+
+
 def product_rate(num_seeds: int, precision: str = "highest", seconds: float = 0.3) -> tuple[float, str]:
     """Operations per second of 2 x num_seeds products (256, 256) x (256, 256), the fastest of several timings by the
     fastest library, and that library's name."""
@@ -137,16 +169,25 @@ def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
     fixed = {"learning-starts": starts, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
     args, source = parse(module, [*argv, *(f"--{name}={value}" for name, value in fixed.items())])
     Run(module, args, source).train()
+    env, pixels = make_env(args.env_id, args=args), script.endswith("pixels")
+    act_dim, batch = env.action_space.shape[0], args.batch_size
+    given = vars(args)
+    force = given.get("leapfrog_state", False), given.get("leapfrog_hidden", 0)
+    if pixels:
+        needed = pixel_operations(act_dim, args.leapfrog_steps, args.policy_frequency, *force, batch)
+    else:
+        obs_dim, k = env.observation_space.shape[0], given.get("leapfrog_steps", 0)
+        needed = operations(obs_dim, act_dim, k, args.policy_layers, *reversed(force), batch)
     if args.cuda and args.cuda_graphs:
-        ceiling, library = replay_rate(module, args), "recorded graphs"
+        ceiling, library = (math.nan, "") if pixels else (replay_rate(module, args), "recorded graphs")
+    elif pixels:
+        ceiling, library = convolution_rate(batch, args.amp)
     else:
         ceiling, library = product_rate(args.num_seeds, args.matmul_precision)
+    ceiling /= 1 if args.cuda else needed * args.num_seeds
     rate = steps / (stamps[-1] - stamps[-1 - steps])
-    seen = {"rate": rate, "ceiling": ceiling, "threads": torch.get_num_threads(), "layers": args.policy_layers}
-    seen |= {"batch": args.batch_size, "library": library}
-    print(
-        json.dumps(seen | {"hidden": getattr(args, "leapfrog_hidden", 0), "state": getattr(args, "leapfrog_state", 0)})
-    )
+    seen = {"rate": rate, "ceiling": ceiling, "threads": torch.get_num_threads(), "library": library}
+    print(json.dumps(seen))
 
 
 def processor() -> str:
@@ -179,8 +220,6 @@ def show(path: Path) -> None:
 def main(args: Args) -> None:
     if args.show:
         return show(args.show)
-    env = make_env(args.env_id)
-    obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     cells = [
         (script, steps, seeds)
         for script in args.scripts
@@ -203,7 +242,7 @@ def main(args: Args) -> None:
                 "--worker",
                 script,
                 str(args.warm_up),
-                str(args.steps if args.cuda else max(100, args.steps // seeds)),
+                str(args.steps if args.cuda else max(min(100, args.steps), args.steps // seeds)),
             ]
             seen[cell].append(json.loads(run([*worker, *flags]).splitlines()[-1]))
     machine = torch.cuda.get_device_name() if args.cuda else f"{os.cpu_count()} cores of {processor()}"
@@ -213,10 +252,6 @@ def main(args: Args) -> None:
         script, steps, seeds = cell
         rates = [x["rate"] for x in seen[cell]]
         ceilings = [x["ceiling"] for x in seen[cell]]
-        if not args.cuda:
-            x = seen[cell][0]
-            needed = operations(obs_dim, act_dim, steps, x["layers"], x["hidden"], x["state"], x["batch"]) * seeds
-            ceilings = [c / needed for c in ceilings]
         base.setdefault((script, steps), [r * seeds for r in rates])
         sac = next((s for s in cells if s[0] == "sac_continuous" and s[2] == seeds), None)
         row = {"script": script, "K": steps, "seeds": seeds, "steps/s": f"{statistics.median(rates):.1f}"}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import sac_hpo_continuous as hpo
+import sac_hpo_pixels as px
 from runtime.arguments import parse
 from runtime.messages import Refused
 from runtime.streams import episode
@@ -26,6 +27,7 @@ import tables
 import throughput
 import torch
 from conftest import newest, quick, train
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
 
 RETURNS = {
@@ -213,6 +215,23 @@ def test_operations_of_a_step():
     acting += 2 * 11 * 256 + 2 * (gradient + force)
     expected = 2 * (256 * (critic_update + policy_update + evolution) + acting)
     assert throughput.operations(11, 3, 2, 2) == expected == 838_375_936
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_operations_from_pixels(steps):
+    """Against PyTorch's own count of an update's products and convolutions."""
+    args = px.Args(cuda=False, batch_size=2, leapfrog_steps=steps, leapfrog_state=True)
+    agent = px.Agent(args, 9, 2, torch.device("cpu"))
+    frames, actions = torch.zeros(1, 2, 9, 84, 84, dtype=torch.uint8), torch.zeros(1, 2, 2)
+    batch, noise = (frames, actions, actions[..., 0], frames, actions[..., 0]), torch.zeros(1, 3, 2, 2)
+    counts = []
+    for policy in (True, False):
+        with FlopCounterMode(display=False) as counter:
+            agent.update(batch, noise, torch.zeros(1, 2), policy)
+        counts.append(counter.get_total_flops())
+    found = throughput.pixel_operations(2, steps, 2, True, 32, 2)
+    assert found == pytest.approx(sum(counts) / 2, rel=2e-3)
+    assert throughput.pixel_operations(2, steps, 1, True, 32, 2) == pytest.approx(counts[0], rel=2e-3)
 
 
 @pytest.mark.slow
