@@ -1,0 +1,162 @@
+"""The amortization gap: how far a trained policy's objective lies below what direct optimisation reaches, per state.
+
+    python analysis/gap.py runs/Hopper-v4__sac_hpo_continuous__1__1763720000 [more run folders ...]
+    python analysis/gap.py RUN --step 50000                    # of a run with --keep-agents
+    python analysis/gap.py --show results/gap/Hopper-v4.csv    # the table of a file that --output wrote
+
+HPO says that the dynamics narrow the gap between a policy network's action distribution and the best one, and measures
+it nowhere. Here the critics are frozen, and at STATES states of an episode that the agent plays three numbers are taken
+with the same random numbers, DRAWS a state: the objective E[min(Q1, Q2)(s, a_K) - α log π] of the policy without its
+dynamics; with them, as the script's own loss has it (eq. 15 without the term in ρ_K); and of a tanh-squashed Gaussian
+whose mean and standard deviation Adam has fitted to each state alone, begun at the policy's, on other draws than those
+that judge it. Gaps are differences to the last, in units of the return; a line gives their means over seeds with a 95%
+interval, and the interval of what the dynamics add.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+import torch
+import tyro
+from play import load  # which finds runtime/ too
+
+from runtime.environments import make_env  # isort: skip
+from runtime.evaluation import evaluate  # isort: skip
+from runtime.messages import Refused, fail, tell  # isort: skip
+
+STATES, DRAWS, FITTING, STEPS, RATE = 32, 256, 64, 300, 0.03  # states, draws to judge and to fit, Adam's steps and rate
+COLUMNS = "environment", "script", "seed", "without", "with", "optimal"
+
+
+@dataclasses.dataclass
+class Args:
+    folders: tyro.conf.Positional[tuple[Path, ...]] = ()  # runs' folders
+    step: int | None = None  # the agents of this step, from runs with --keep-agents; otherwise agent.pt
+    output: Path | None = None  # keep the numbers of each seed in this CSV
+    show: Path | None = None  # measure nothing, print the table of this CSV
+
+
+def visited(agent) -> torch.Tensor:
+    """STATES states (S, STATES, ds) of one episode that each seed plays, evenly apart."""
+    policy, kept = next(iter(agent.readings().values())), []
+
+    def seen(obs):
+        kept.append(obs)
+        return policy(obs)
+
+    seeds = range(agent.args.seed, agent.args.seed + agent.args.num_seeds)
+    envs = [[make_env(agent.args.env_id, args=agent.args)] for _ in seeds]
+    _, lengths = evaluate(seen, envs, seeds, 2**39 + 1, torch.device("cpu"))
+    places = [np.linspace(0, length - 1, STATES).astype(int) for length in lengths[:, 0]]
+    return torch.stack([torch.stack([kept[t][i, 0] for t in where]) for i, where in enumerate(places)])
+
+
+@torch.no_grad()
+def objective(agent, obs: torch.Tensor, noise: torch.Tensor, dynamics: bool) -> torch.Tensor:
+    """Minus the script's policy loss, (S,), at states (S, n, ds), for noise (S, .., n · draws, d)."""
+    given = agent.args
+    if hasattr(given, "leapfrog_steps"):
+        agent.args = dataclasses.replace(given, leapfrog_steps=given.leapfrog_steps * dynamics, momentum_term=False)
+    try:
+        many = obs.repeat(1, noise.shape[2] // obs.shape[1], 1)
+        return -agent.policy_loss(many, noise)[0]
+    finally:
+        agent.args = given
+
+
+def gaussian(agent, obs, mean, log_std, noise) -> torch.Tensor:
+    """E[min(Q1, Q2)(s, a) - α log π(a|s)] of tanh-squashed Gaussians (S, n, d), each state's own: (S, n)."""
+    draws = noise.shape[1] // obs.shape[1]
+    many, mean, log_std = (x.repeat(1, draws, 1) for x in (obs, mean, log_std))
+    u = mean + log_std.exp() * noise
+    log_slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
+    log_prob = (-log_std - noise.square() / 2 - log_slope).sum(-1) - u.shape[-1] * math.log(2 * math.pi) / 2
+    value = agent.critic(many, u.tanh()).amin(1) - agent.log_alpha.exp().detach() * log_prob
+    return value.unflatten(1, (draws, -1)).mean(1)
+
+
+def optimum(agent, obs: torch.Tensor, fitting: torch.Tensor, judging: torch.Tensor) -> torch.Tensor:
+    """The objective (S,) of Gaussians fitted to each state: the best of those met every 50 steps, by other draws."""
+    with torch.no_grad():
+        parameters = [x.clone().requires_grad_() for x in agent.policy(obs)]
+    adam, best = torch.optim.Adam(parameters, RATE), torch.full(obs.shape[:2], -torch.inf)
+    for step in range(STEPS + 1):
+        mean, log_std = parameters[0], parameters[1].clamp(-5, 2)  # D12's bounds
+        if step % 50 == 0:
+            with torch.no_grad():
+                best = torch.maximum(best, gaussian(agent, obs, mean, log_std, judging))
+        loss = -gaussian(agent, obs, mean, log_std, fitting).sum()
+        adam.zero_grad()
+        loss.backward(inputs=parameters)
+        adam.step()
+    return best.mean(1)
+
+
+def measure(agent, states: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The three objectives, (S,) each, with common random numbers."""
+    generator, (seeds, n, _), d = torch.Generator().manual_seed(0), states.shape, agent.act_dim
+    noise = torch.randn(seeds, 4, n * DRAWS, d, generator=generator)  # of (a', a, ρ, ..), as in noise_shapes
+    fitting = torch.randn(seeds, n * FITTING, d, generator=generator)
+    parts = {name: objective(agent, states, noise, name == "with") for name in ("without", "with")}
+    return parts | {"optimal": optimum(agent, states, fitting, noise[:, 1])}
+
+
+def interval(values: np.ndarray) -> str:
+    if len(values) < 2:
+        return ""
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return f"[{values.mean() - half:+.2f}, {values.mean() + half:+.2f}]"
+
+
+def table(rows: list[dict]) -> str:
+    names = ["environment", "script", "seeds", "objective", "gap without dynamics", "gap with them", "narrowed by"]
+    lines = ["| " + " | ".join([*names, "95 % interval"]) + " |", "|" + " --- |" * 8]
+    for key in dict.fromkeys((row["environment"], row["script"]) for row in rows):
+        mine = [row for row in rows if (row["environment"], row["script"]) == key]
+        without, with_, best = (np.array([float(row[x]) for row in mine]) for x in COLUMNS[3:])
+        cells = [
+            f"{x.mean():.2f} ± {x.std(ddof=min(1, len(x) - 1)):.2f}" for x in (with_, best - without, best - with_)
+        ]
+        added = [f"{(with_ - without).mean():+.2f}", interval(with_ - without)]
+        lines.append(
+            "| " + " | ".join([*key, str(len(mine)), *cells, *(added if (with_ != without).any() else ["", ""])]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def main(args: Args) -> None:
+    if args.show:
+        return print(table(list(csv.DictReader(args.show.open()))))
+    if not args.folders:
+        fail("name run folders, or --show and a CSV")
+    rows = []
+    for folder in args.folders:
+        agent, config = load(folder, args.step), json.loads((folder / "config.json").read_text())
+        if not hasattr(agent, "policy_loss") or not hasattr(agent.policy, "draw"):
+            fail(f"{folder} is a run of {config['script']}.py, whose policy this cannot measure")
+        found = measure(agent, visited(agent))
+        name = config["script"] + "".join(f" {flag}" for flag in [config["args"].get("exp_name")] if flag)
+        for i in range(agent.args.num_seeds):
+            rows.append({"environment": agent.args.env_id, "script": name, "seed": agent.args.seed + i}
+                        | {part: f"{values[i].item():.4f}" for part, values in found.items()})  # fmt: skip
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        with args.output.open("w") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except Refused as refusal:
+        tell(refusal)
+        sys.exit(2)

@@ -1,0 +1,125 @@
+"""analysis/gap.py: objectives and fitted Gaussians against integration; the dynamics against a known target."""
+
+import sac_hpo_continuous as hpo
+
+import gap
+import policy_shape
+import pytest
+import torch
+from conftest import normals
+
+NORMAL = torch.distributions.Normal(0, 1)
+
+
+def quantiles(count: int) -> torch.Tensor:
+    return NORMAL.icdf((torch.arange(count) + 0.5) / count)
+
+
+class Known(torch.nn.Module):
+    """An agent of one seed and one action dimension whose min Q is -20 (a - 0.3 s)²."""
+
+    act_dim, args = 1, hpo.Args()
+
+    def __init__(self):
+        super().__init__()
+        self.log_alpha = torch.tensor([[0.2]]).log()
+
+    def critic(self, obs, actions):
+        return -20 * (actions - 0.3 * obs).square().sum(-1)[:, None].expand(-1, 2, -1)
+
+    def policy(self, obs):
+        return torch.zeros_like(obs), torch.full_like(obs, -0.5)
+
+
+def integral(state: float, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """E[Q - α log π] of tanh-squashed Gaussians, on a grid of u."""
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    u = mean + std * z
+    density = NORMAL.log_prob(z) - std.log()
+    log_prob = density - (1 - u.tanh().square()).clamp_min(1e-300).log()
+    value = -20 * (u.tanh() - 0.3 * state).square() - 0.2 * log_prob
+    return torch.trapezoid(NORMAL.log_prob(z).exp() * value, z.expand_as(value), dim=0)
+
+
+def test_fitted_gaussians_reach_the_best_of_a_grid(monkeypatch):
+    monkeypatch.setattr(gap, "STEPS", 400)
+    obs = torch.tensor([-1.0, 0.5]).view(1, 2, 1)
+    fitting, judging = (quantiles(n).repeat_interleave(2).view(1, -1, 1) for n in (256, 1024))
+    found = gap.optimum(Known(), obs, fitting, judging).item()
+    means, stds = torch.meshgrid(torch.linspace(-0.6, 0.6, 61), torch.linspace(0.02, 0.4, 77), indexing="ij")
+    best = [integral(s, means.flatten(), stds.flatten()).max().item() for s in (-1.0, 0.5)]
+    assert found == pytest.approx(sum(best) / 2, abs=2e-3)
+    started = gap.gaussian(Known(), obs, *Known().policy(obs), judging).mean().item()
+    by_hand = [integral(s, torch.zeros(1), torch.tensor([-0.5]).exp()).item() for s in (-1.0, 0.5)]
+    assert started == pytest.approx(sum(by_hand) / 2, abs=2e-3) and started < found - 0.5
+
+
+def test_objectives_are_the_scripts_own():
+    """With dynamics minus the policy's loss, without them that of K = 0, whatever the momentum's term; args stay."""
+    args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=2, momentum_term=True)
+    agent, obs, noise = (
+        hpo.Agent(args, 3, 2, torch.device("cpu")),
+        normals(2, 4, 3).float(),
+        normals(2, 4, 20, 2).float(),
+    )
+    many, plain = (
+        obs.repeat(1, 5, 1),
+        hpo.Agent(hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=0), 3, 2, torch.device("cpu")),
+    )
+    plain.load_state_dict(agent.state_dict())
+    assert torch.equal(gap.objective(agent, obs, noise, False), -plain.policy_loss(many, noise)[0])
+    assert agent.args is args
+    without = hpo.Agent(hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=2), 3, 2, torch.device("cpu"))
+    without.load_state_dict(agent.state_dict())
+    assert torch.equal(gap.objective(agent, obs, noise, True), -without.policy_loss(many, noise)[0])
+    agent.args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=0)
+    mean, log_std = agent.policy(obs)
+    ours, theirs = gap.gaussian(agent, obs, mean, log_std, noise[:, 1]).mean(1), gap.objective(agent, obs, noise, False)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def divergence(mean: float, std: float, size: float, momentum: float, steps: int) -> float:
+    """KL of a_K's density to N(0.4, 0.15²) on the box, both as histograms: u and ρ_0 at their quantiles."""
+    bins = torch.linspace(-1, 1, 201).double()
+    u, rho = (mean + std * quantiles(2000).double())[:, None, None], momentum * quantiles(400).double()[None, :, None]
+    x, rho = torch.broadcast_tensors(u, rho)
+    end, _ = hpo.leapfrog(lambda x: (x.tanh() - 0.4).sign(), x, rho, size, hpo.momentum_stds(momentum, steps))
+    q = torch.histogram(end.tanh().flatten().contiguous(), bins)[0]
+    p = (-((bins[1:] + bins[:-1]) / 2 - 0.4).square() / (2 * 0.15**2)).exp()
+    q, p = q / q.sum(), p / p.sum()
+    return (q[q > 0] * (q[q > 0] / p[q > 0]).log()).sum().item()
+
+
+def test_the_dynamics_and_a_known_target():
+    """They carry a far Gaussian towards it, overshoot with more steps, and move one that fits away from it."""
+    far = {k: divergence(0.0, 0.5, 0.2, 0.1, k) for k in (0, 1, 2, 3, 10)}
+    assert far[0] > far[1] > far[2] > far[3] and far[3] < far[0] / 3 and far[10] > far[0]
+    near = [divergence(0.42, 0.16, 0.2, 0.1, k) for k in (0, 1, 2, 3)]
+    assert near[0] < 0.05 and near[0] < near[1] < near[2] < near[3]
+    loud = [divergence(0.0, 0.5, 0.2, 1.0, k) for k in (0, 1, 2, 3)]  # the momentum of HalfCheetah's row
+    assert loud[0] < loud[1] < loud[2] < loud[3]
+
+
+def test_an_interval_is_students():
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0]).double().numpy()  # mean 3, deviation 2.1602, t 3.1824
+    assert gap.interval(values) == "[-0.44, +6.44]"
+    row = {"environment": "E", "script": "s", "without": "1.0", "with": "2.0", "optimal": "4.0"}
+    text = gap.table([row, row | {"without": "2.0", "with": "4.0", "optimal": "5.0"}])
+    assert "| E | s | 2 | 3.00 ± 1.41 | 3.00 ± 0.00 | 1.50 ± 0.71 | +1.50 | [-4.85, +7.85] |" in text
+    assert gap.interval(values[:1]) == ""
+
+
+def test_what_figure_8_draws():
+    """Base and evolved actions are what sampling and the loss's dynamics give; the contours are the critics'."""
+    args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=2, momentum_std_train=0.5)
+    agent, obs = hpo.Agent(args, 3, 3, torch.device("cpu")), normals(2, 1, 3).float()
+    base, evolved = policy_shape.actions(agent, obs)
+    noise = torch.randn(2, 2, policy_shape.DRAWS, 3, generator=torch.Generator().manual_seed(0))
+    many = obs.expand(-1, policy_shape.DRAWS, -1)
+    assert torch.allclose(base, agent.policy.sample(many, noise[0])[0].detach())
+    triple = torch.stack([noise[0], noise[0], noise[1]], dim=1)
+    assert torch.allclose(evolved, agent.policy_loss(many, triple)[2].clamp(-1, 1), atol=1e-6)
+    values, axis = policy_shape.landscape(agent, obs, (2, 0))
+    action = agent.policy.mean_action(obs)
+    action[..., 2], action[..., 0] = axis[7], axis[40]
+    assert torch.allclose(values[:, 40, 7], agent.critic(obs, action).amin(1)[:, 0], atol=1e-6)
