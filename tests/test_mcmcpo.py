@@ -1,0 +1,182 @@
+"""What both MCMC-PO scripts have: the template, the controller, whole runs, one seed in any company."""
+
+import re
+from pathlib import Path
+
+import mcmcpo_hmc_continuous as hmc
+import mcmcpo_langevin_continuous as langevin
+import sac_continuous as sac
+from runtime import arguments
+from runtime.run import launch
+
+import numpy as np
+import pytest
+import torch
+from conftest import batch_of, newest, normals, quick, resume, script_name, train
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_family import definitions
+
+BOTH = {"hmc": hmc, "langevin": langevin}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=BOTH.values(), ids=BOTH)
+def script(request):
+    return request.param
+
+
+def agent_of(script, double=True, **flags):
+    """An agent for 5 states and 3 actions, whose prior and targets differ from the networks that they follow."""
+    torch.set_default_dtype(torch.double if double else torch.float)
+    try:
+        agent = script.Agent(script.Args(cuda=False, **flags), 5, 3, CPU)
+    finally:
+        torch.set_default_dtype(torch.float)
+    for name, parameter in agent.named_parameters():
+        if name.startswith(("prior", "target")):
+            parameter.data += 0.05 * normals(*parameter.shape, seed=len(name)).to(parameter.dtype)
+    return agent
+
+
+def update(agent, batch, noise):
+    return agent.update(batch, noise) if isinstance(agent, hmc.Agent) else agent.update(batch, noise, True)
+
+
+# ------------------------------------------------------------------------------------ one template
+def test_only_what_the_last_paragraph_names_differs_from_sac(script):
+    left, right = definitions(sac), definitions(script)
+    paragraph = " ".join(script.__doc__.split("\n\n")[-1].split()).split("it changes ")[1]
+    changes, *more = re.split("; it (?=lacks|adds)", paragraph)
+    named = {part.split()[0]: set(re.findall(r"`([\w.]+)`", part)) for part in more} | {"lacks": set()}
+    named |= {part.split()[0]: set(re.findall(r"`([\w.]+)`", part)) for part in more}
+    assert {x for x in left.keys() & right.keys() if left[x] != right[x]} == set(re.findall(r"`([\w.]+)`", changes))
+    gone = {name for name in left.keys() - right.keys() if not name.startswith(("import ", "LOG_STD_MIN"))}
+    assert gone == named["lacks"]
+    new = {name for name in right.keys() - left.keys() if not name.startswith("from ")}
+    whole = {name for name in new if name.split(".")[0] not in named["adds"]} | {n for n in new if "." not in n}
+    assert whole == named["adds"]
+    assert Path(script.__file__).read_text().count("\n") <= 500
+
+
+def test_the_controller_and_the_leapfrog_are_shared_to_the_letter():
+    import sac_hpo_continuous as hpo
+
+    one, two = definitions(hmc), definitions(langevin)
+    assert {name: text for name, text in one.items() if name.split(".")[0] == "Pid"} == {
+        name: text for name, text in two.items() if name.split(".")[0] == "Pid"
+    }
+    assert one["leapfrog"] == definitions(hpo)["leapfrog"]
+
+
+def test_every_number_has_limits(script):
+    numbers = {name for name, value in vars(script.Args()).items() if type(value) in (int, float)}
+    assert numbers == {*arguments.LIMITS, *script.LIMITS}
+
+
+# ----------------------------------------------------------------------------------- the controller
+@settings(max_examples=50, deadline=None)
+@given(
+    distances=st.lists(st.floats(0, 3), min_size=1, max_size=30),
+    gains=st.tuples(*[st.sampled_from([0.0, 0.01, 0.3, 2.0])] * 3),
+    bound=st.sampled_from([0.5, 1.0, 100.0]),
+)
+def test_the_controller_is_the_texts(distances, gains, bound):
+    """Against §4.1's lines for two seeds, with its (·)_+; and with our bounds."""
+    k_p, k_i, k_d = gains[0], gains[1] or 0.05, gains[2]
+    args = hmc.Args(num_seeds=2, pid_p=k_p, pid_i=k_i, pid_d=k_d, beta=0.5, beta_max=2.0, pid_bound=bound)
+    pid, target = hmc.Pid(args, 0.3).double(), 0.3
+    integral, before = [0.5 / k_i] * 2, [target] * 2
+    for step, distance in enumerate(distances):
+        for i, d in enumerate((distance, distance / (step + 1))):
+            delta = min(d - target, bound * target)
+            integral[i] = min(max(integral[i] + delta, 0), 2.0 / k_i)
+            beta = max(k_p * delta + k_i * integral[i] + k_d * (d - before[i]), 0)
+            before[i] = d
+            expected = min(max(beta, 1e-3), 2.0)
+            if i == 0:
+                first = expected
+        pid.step(torch.tensor([distance, distance / (step + 1)]).double())
+        assert pid.beta.tolist() == pytest.approx([first, expected], rel=1e-5, abs=1e-7)
+
+
+def test_the_controller_settles_a_first_order_plant_at_its_target():
+    """A distance that follows 1/β slowly ends at the target, from far above and from below: nothing winds up."""
+    for beta, start in ((0.01, 8.0), (20.0, 0.0)):
+        pid = hmc.Pid(hmc.Args(beta=beta), 0.3)
+        distance, seen = torch.tensor([start]), []
+        for _ in range(20_000):
+            distance = distance + 0.05 * (0.6 / pid.beta.detach() - distance)
+            pid.step(distance)
+            seen.append(distance.item())
+        assert np.mean(seen[-2000:]) == pytest.approx(0.3, rel=0.02) and pid.beta.item() == pytest.approx(2, rel=0.1)
+
+
+# ------------------------------------------------------------------------------------------- updates
+def test_a_seed_learns_the_same_in_any_company(script):
+    flags = {"prior_updates": 2}
+    many, alone = agent_of(script, num_seeds=3, seed=1, **flags), agent_of(script, num_seeds=1, seed=2, **flags)
+    for left, right in zip(many.parameters(), alone.parameters()):
+        right.data.copy_(left.data.unflatten(0, (3, -1))[1])
+    _, updating = many.noise_shapes()
+    for i in range(3):
+        batch, noise = batch_of(3, updating[1], 5, seed=9 * i), normals(3, *updating, seed=i)
+        update(many, batch, noise)
+        update(alone, [x[1:2] for x in batch], noise[1:2])
+    start = agent_of(script, num_seeds=1, seed=2, **flags)
+    assert not torch.equal(start.policy.layers[0], alone.policy.layers[0])
+    for (name, left), right in zip(many.named_parameters(), alone.parameters()):
+        assert torch.allclose(left.unflatten(0, (3, -1))[1], right, rtol=0, atol=1e-10), name
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_prior_is_renewed_every_n_updates(script, every):
+    agent = agent_of(script, prior_updates=every, batch_size=8)
+    _, updating = agent.noise_shapes()
+    for i in range(1, 7):
+        update(agent, batch_of(1, 8, 5, seed=9 * i), normals(1, *updating, seed=i))
+        same = all(torch.equal(p, q) for p, q in zip(agent.prior.parameters(), agent.policy.parameters()))
+        assert same == (i % every == 0)
+
+
+# ---------------------------------------------------------------------------------------- whole runs
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [2, 0])
+def test_a_run_goes_on_to_the_bit(script, steps):
+    name = "leapfrog_steps" if script is hmc else "langevin_steps"
+    flags = {"num_seeds": 2, "eval_frequency": 30, name: steps, "prior_updates": 7}
+    assert train(script, quick(script, total_timesteps=100, **flags)) == 0
+    whole = newest()
+    assert train(script, quick(script, total_timesteps=71, **flags)) == 0
+    part = newest([whole])
+    assert whole.name.split("__")[1] == script_name(script)
+    assert resume(script, part, "--total-timesteps", "100") == 0
+    left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
+    assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+    assert (whole / "evaluations.csv").read_text() == (part / "evaluations.csv").read_text()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_so(script, capfd, monkeypatch):
+    loss = script.Agent.policy_loss
+
+    def broken(self, *inputs):
+        value, seen = loss(self, *inputs)
+        return value * float("nan"), seen
+
+    monkeypatch.setattr(script.Agent, "policy_loss", broken)
+    flags = "--env-id Drift-v0 --total-timesteps 60 --learning-starts 20 --batch-size 8 --no-cuda --eval-frequency 30"
+    assert launch(script, flags.split()) == 1
+    assert "not finite" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_compiled_gradients_equal_plain_ones(script):
+    plain, fast = (agent_of(script) for _ in range(2))
+    for method in fast.COMPILED:
+        setattr(fast, method, torch.compile(getattr(fast, method), dynamic=False))
+    _, updating = plain.noise_shapes()
+    for i in range(3):
+        batch, noise = batch_of(1, updating[1], 5, seed=9 * i), normals(1, *updating, seed=i)
+        update(plain, batch, noise), update(fast, batch, noise)
+    for (key, left), right in zip(plain.named_parameters(), fast.parameters()):
+        assert torch.allclose(left, right, rtol=0, atol=1e-9), key
