@@ -8,7 +8,7 @@ A policy, a Gaussian over u whose tanh is the action, may move little from its l
 u_0 and a momentum ρ_0 ~ N(0, I) take K leapfrog steps towards the posterior of an optimal action given that prior,
 
     ρ ← ρ - ε/2 ⊙ F(u);   u ← u + ε ⊙ ρ;   ρ ← ρ - ε/2 ⊙ F(u)                           MCMC-PO eqs. (18), (19)
-    F = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   g = ∇_u U / ‖∇_u U‖,
+    F = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   g = ∇_u U,
     U(s, u) = -min(Q1, Q2)(s, tanh u)/β_t - log π_θt(u|s),                               MCMC-PO eq. (12), D20, D21
 
 where the step sizes ε, one a dimension, are learned with T_h and σ_h: together they are h. By turns (eq. 11) θ, at
@@ -63,14 +63,14 @@ class Args(RunArgs):
     dynamics_lr: float = 3e-4  # Adam's learning rate for h
     q_lr: float = 3e-4  # Adam's learning rate for the critics
     leapfrog_steps: int = 5  # leapfrog steps K; 0 is a KL-regularised actor-critic
-    step_size: float = 0.02  # first leapfrog step size ε of every dimension, then learned (D24)
+    step_size: float = 0.1  # first leapfrog step size ε of every dimension, then learned (D24)
     step_unit: Literal["absolute", "std"] = "std"  # unit of ε: of u, or the prior's standard deviation (D24)
     leapfrog_hidden: int = 16  # hidden units of T_h and of σ_h (D27)
     leapfrog_state: bool = True  # let T_h and σ_h see the state (D10)
-    normalize_gradient: bool = True  # divide ∇U by its length (D22)
+    normalize_gradient: bool = False  # divide ∇U by its length (D22)
     prior_updates: int = 100  # updates N after which the prior becomes the policy; 1 is Algorithm 1 to the letter (D23)
     distance_target: float = 0.1  # target of D̂, in nats for each action dimension (D26)
-    spread_weight: float = 0.0  # what a change of the spread costs besides D̂, in multiples of β; 0 is eq. 17 (D26)
+    spread_weight: float = 100.0  # what a change of the spread costs besides D̂, in multiples of β; 0 is eq. 17 (D26)
     beta: float = 1.0  # first multiplier β (D26)
     beta_max: float = 1e3  # its largest value
     pid_p: float = 0.01  # K_P (D26)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mcmcpo_hmc_continuous as hmc
+import mcmcpo_langevin_continuous as lan
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
@@ -17,10 +19,19 @@ from conftest import FAMILY
 ROOT = Path(sac.__file__).parent
 
 
-def test_every_quoted_line_stands_in_the_script():
-    page, code = (ROOT / "docs/method.md").read_text(), Path(hpo.__file__).read_text()
+TABLES = [
+    (hpo, "method.md", "## From an", 13),
+    (hmc, "mcmcpo.md", "## From an", 11),
+    (lan, "mcmcpo.md", "And in `mcmc", 4),
+]
+
+
+@pytest.mark.parametrize(("script", "page", "start", "count"), TABLES)
+def test_every_quoted_line_stands_in_the_script(script, page, start, count):
+    code = Path(script.__file__).read_text()
+    page = re.split(r"\n## |\nAnd in `", (ROOT / "docs" / page).read_text().split(start)[1])[0]
     rows = re.findall(r"^\| [^|]+ \| [^|]+ \| `([\w.]+)` \| `(.+)` \|$", page, re.M)
-    assert len(rows) == 13
+    assert len(rows) == count
     blocks = {}
     for node in ast.parse(code).body:
         name = getattr(node, "name", None) or ast.unparse(getattr(node, "targets", [ast.Constant(0)])[0])
@@ -37,6 +48,23 @@ def test_every_reading_is_listed_and_marked_in_the_code():
     code = Path(hpo.__file__).read_text()
     for number in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14):
         assert re.search(rf"\bD{number}\b", code), number
+    page = (ROOT / "docs/mcmcpo.md").read_text()
+    assert re.findall(r"^\| (D\d+) \|", page, re.M) == [f"D{i}" for i in range(20, 34)]
+    code = Path(hmc.__file__).read_text() + Path(lan.__file__).read_text()
+    for number in range(20, 34):
+        assert re.search(rf"\bD{number}\b", code), number
+
+
+@pytest.mark.parametrize(("script", "title"), [(hmc, "MCMC-PO, stochastic"), (lan, "MCMC-PO, deterministic")])
+def test_flags_of_the_mcmcpo_scripts_are_listed(script, title):
+    """Those that sac_continuous.py lacks, or has with another default."""
+    text = (ROOT / "docs/use.md").read_text().split(f"### {title}")[1].split("\n##")[0]
+    rows = re.findall(r"^\| `--([\w-]+)` \| ([^|]+) \|", text, re.M)
+    mine, theirs, words = vars(script.Args()), vars(sac.Args()), {"True": "on", "False": "off"}
+    own = {name: value for name, value in mine.items() if name not in theirs or theirs[name] != value}
+    assert {(name.replace("-", "_"), value.replace(",", "")) for name, value in rows} == {
+        (name, words.get(str(value), str(value))) for name, value in own.items()
+    }
 
 
 def test_flags_of_the_pixel_script_are_listed():
@@ -60,7 +88,7 @@ def test_every_flag_is_listed_with_its_default_and_its_scripts():
         for name, value in vars(script.Args()).items():
             have.setdefault(name, ([], {str(value)}))[0].append(short.get(key, key))
             have[name][1].add(str(value))
-    text = text.split("## From pixels")[0]
+    text = text.split("## From pixels")[0].split("## MCMC-PO")[0]
     assert len(re.findall(r"^\| `--", text, re.M)) == len(have)
     for name, (scripts, values) in have.items():
         flag = f"`--{name.replace('_', '-')}`"

@@ -175,7 +175,7 @@ def objective(agent, obs, noise):
 def test_the_gradients_in_theta_and_h(unit, normalize):
     """Of the objective written plainly, whatever the parameter, and of finite differences along random directions."""
     flags = {"leapfrog_steps": 2, "step_size": 0.05, "step_unit": unit, "normalize_gradient": normalize}
-    agent = moved(agent_of(hmc, **flags))
+    agent = moved(agent_of(hmc, spread_weight=0.0, **flags))
     obs, noise = normals(1, 16, 5), normals(1, 3, 16, 3, seed=4)
     loss, theta = agent.policy_gradients(obs, noise)
     _, h = agent.dynamics_gradients(obs, noise)
@@ -230,7 +230,9 @@ def test_a_spread_penalty_is_the_divergence_of_spreads():
 # --------------------------------------------------------------------------------------------- K = 0
 def test_without_steps_it_is_a_kl_regularised_actor_critic():
     """Five updates in float64 against the algorithm written plainly, with torch.optim."""
-    agent, plain = (agent_of(hmc, leapfrog_steps=0, prior_updates=2, batch_size=16) for _ in range(2))
+    agent, plain = (
+        agent_of(hmc, leapfrog_steps=0, prior_updates=2, batch_size=16, spread_weight=0.0) for _ in range(2)
+    )
     adams = [torch.optim.Adam(list(net.parameters()), lr=3e-4) for net in (plain.critic, plain.policy)]
     beta = 1.0
     integral, before = 100.0, 0.3
