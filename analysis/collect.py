@@ -30,17 +30,23 @@ def fail(message: str):
 
 def command(config: dict) -> str:
     """The command line that gives these arguments."""
-    folder = "" if config["script"].startswith("sac_") else "ablations/"
+    folder = "ablations/" if (ROOT / "ablations" / f"{config['script']}.py").exists() else ""
     return " ".join(["python", f"{folder}{config['script']}.py", *given_flags(config)])
 
 
 def given_flags(config: dict) -> list[str]:
     """The flags of a run's command line, and those for values that have ceased to be the script's own."""
-    words, given = [], {k: v for k, v in config["args"].items() if config["source"][k] == "command line"}
-    for name, value in (given | unlike(config)).items():
+    given = {k: v for k, v in config["args"].items() if config["source"][k] == "command line"}
+    return words(given | unlike(config))
+
+
+def words(values: dict) -> list[str]:
+    """Values as flags."""
+    out = []
+    for name, value in values.items():
         flag = name.replace("_", "-")
-        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    return words
+        out += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return out
 
 
 def unlike(config: dict) -> dict:

@@ -1,0 +1,393 @@
+"""The benchmark's runner: what is done, what is left, kills of the runner and of cells, failures, Ray."""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from runtime.messages import Refused
+
+import cells
+import matrix
+import pytest
+from cells import ROOT, Attempt, Outcome, Place, chosen, is_done, read
+from conftest import launch
+
+SMALL = "--batch-size 16 --learning-starts 100 --eval-frequency {} --eval-episodes 1 --no-cuda"
+
+
+def make_list(steps=300, every=100, more=""):
+    """A list of three cells in two items; the second item has a cell of the first."""
+    flags = SMALL.format(every)
+    Path("list").write_text(
+        f"# a comment\n\none | sac_continuous | Pendulum-v1 | {flags} | 2 x {steps} | 2 x {steps}\n"
+        f"two | sac_continuous sac_hpo_continuous | Pendulum-v1 | {flags} | 2 x {steps} | 2 x {steps}\n{more}"
+    )
+    return Path("list")
+
+
+def start(*words, **environment):
+    """The runner, on ./list and in this folder."""
+    command = [sys.executable, str(ROOT / "analysis/matrix.py"), *words, "--lines", "list", "--base", "."]
+    variables = {k: v for k, v in os.environ.items() if k not in ("SCALE", "RAY_ADDRESS")}
+    variables |= {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+
+
+def finish(*words, **environment):
+    process = start(*words, **environment)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def written(pattern="results/benchmark/laptop/*.csv"):
+    """Rows of the results files, without the lines that name commit and machine."""
+    return {p.name: [x for x in p.read_text().splitlines() if x[:1] != "#"] for p in Path().glob(pattern)}
+
+
+def runs():
+    return list(Path().glob("runs/benchmark/laptop/*/runs/*"))
+
+
+# ------------------------------------------------------------------------------------------------------------ the list
+def test_a_cell_is_named_once_and_by_what_is_unlike_its_script():
+    lines = read(make_list(), "laptop")
+    assert [line.items for line in lines] == [("one",), ("two",)]
+    all_cells, two = chosen(lines, []), chosen(lines, ["two"])
+    assert [c.name for c in all_cells] == [
+        "Pendulum-v1__sac_continuous__learning-starts-100__batch-size-16",
+        "Pendulum-v1__sac_hpo_continuous__learning-starts-100__batch-size-16",
+    ]
+    assert two == all_cells and chosen(lines, ["one"]) == all_cells[:1]
+    command = all_cells[0].command()
+    assert command[:7] == [str(ROOT / "sac_continuous.py"), *"--env-id Pendulum-v1 --seed 1 --num-seeds 2".split()]
+    assert "--total-timesteps 300" in " ".join(command) and "--learning-starts 100" in " ".join(command)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ("three | sac_continuos | Pendulum-v1 | | 1 x 9 | 1 x 9", "no script sac_continuos.py here or in abl"),
+        ("three | sac_continuous | Pendulum-v1 | --gama 1 | 1 x 9 | 1 x 9", "sac_continuous on Pendulum-v1 --gama 1: "),
+        ("three | sac_continuous | Pendulum-v1 | --gamma 2 | 1 x 9 | 1 x 9", "--gamma is 2.0: choose"),
+        ("three | sac_continuous | Pendulum-v1 | 1 x 300", "a line of the list has six fields between bars: three"),
+        ("three | sac_continuous | Pendulum-v1 | | 1 x 9 | many", "three: seeds x steps, such as 8 x 100,000"),
+        (f"three | sac_continuous | Pendulum-v1 | {SMALL.format(100)} | 1 x 300 | 1 x 300",
+         "stands there twice, with other seeds, steps or flags"),
+    ],
+)  # fmt: skip
+def test_a_wrong_list_is_refused_in_one_line(more, complaint):
+    with pytest.raises(Refused, match=re.escape(complaint)) as refusal:
+        read(make_list(more=more), "laptop")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_wrong_command_line_is_refused_in_one_line_and_nothing_is_written(monkeypatch):
+    """By the script itself: exit code 2, no page, no folder."""
+    for words, scale, complaint in [
+        (["figure3", "tabel5"], "laptop", "no item tabel5: choose among figure3, ablations, figure4, table5, "),
+        ([], "huge", "no scale 'huge': SCALE is one of laptop, paper, smoke"),
+        (["--jobs", "0"], "laptop", "--jobs is 0: choose 1 or more"),
+        (["--frob"], "laptop", "unrecognized arguments: --frob; see bash benchmark.sh --help"),
+        (["--lines", "nowhere"], "laptop", "no list nowhere"),
+    ]:
+        monkeypatch.setenv("SCALE", scale)
+        with pytest.raises(Refused, match=re.escape(complaint)):
+            matrix.main([*words, "--base", "."])
+    page = (ROOT / "docs/benchmark.md").stat().st_mtime_ns
+    command = ["bash", str(ROOT / "benchmark.sh"), "tabel5", "--base", str(Path.cwd())]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"SCALE": "laptop", "PYTHON": sys.executable}
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert not list(Path().iterdir()) and (ROOT / "docs/benchmark.md").stat().st_mtime_ns == page
+
+
+def test_ray_is_imported_when_it_is_asked_for_and_not_before(monkeypatch):
+    code = "import matrix, cells, sys; print('ray' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "analysis", check=True
+    )
+    assert done.stdout == "False\n"
+    monkeypatch.setitem(sys.modules, "ray", None)
+    make_list()
+    with pytest.raises(Refused, match=r"pip install -r requirements-ray\.txt"):
+        matrix.main(["--ray", "--lines", "list", "--base", "."])
+
+
+# ------------------------------------------------------------------------------------------------------ what is done
+def test_done_is_a_whole_results_file():
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
+    rows = [f"{step},{seed},{e},1.5,200" for step in (100, 200, 300) for seed in (1, 2) for e in (0, 1)]
+    head = "# command\nstep,seed,episode,return,length\n"
+
+    def holds(text):
+        cells.write_whole(place.results(its), text)
+        return is_done(its, place)
+
+    assert not is_done(its, place)
+    text = head + "\n".join(rows) + "\n"
+    assert holds(text)
+    assert not holds(head) and not holds("") and not holds(text[: len(text) // 2])
+    assert not any(holds(head + "\n".join(rows[:i] + rows[i + 1 :]) + "\n") for i in range(len(rows)))
+    assert not holds(head + "\n".join(rows[:-4]))  # a run of 200 steps
+    assert not holds(head + "\n".join(row for row in rows if ",2," not in row))  # of one seed
+    assert not holds(text + rows[0] + "\n") and not holds(text.replace("300,1,0,1.5", "300,1,0,nan"))
+    assert not list(place.results(its).parent.glob("*.part"))
+
+
+def test_time_left_is_that_of_cells_that_ran_here():
+    """SAC's cell went at 50 steps/s; SAC-HPO's, two steps of K, takes 1.42 times as long; each has a lane."""
+    place, (sac, hpo) = Place(Path.cwd(), "laptop"), chosen(read(make_list(30_000, 10_000), "laptop"), [])
+    assert (sac.cost, hpo.cost) == (1, 1.42)
+    for its, text in (
+        (sac, "step 10000, 70 steps/s, 9 s left\nstep 15000, 50 steps/s, 300 s left, last evaluation -9\n"),
+        (hpo, ""),
+    ):
+        place.folder(its).mkdir(parents=True)
+        (place.folder(its) / "log.txt").write_text(text)
+    assert cells.progress(sac, place) == (15000, 50) and cells.progress(hpo, place) == (0, None)
+    seen = matrix.rates([sac, hpo], place)
+    assert seen == {"sac_continuous": [0.01]}
+    assert matrix.seconds(sac, seen, 1e9) == pytest.approx(600) and matrix.seconds(hpo, seen, 1e9) == pytest.approx(852)
+    display = matrix.Display([sac, hpo], [sac, hpo], place, lanes=2)
+    left, share, shares = display.left([sac])
+    assert (left, share, shares) == (pytest.approx((300 + 852) / 2), pytest.approx(300 / 1452), [0.5])
+    (place.folder(hpo) / "log.txt").write_text("done at step 30000, 25.0 steps/s: runs/x\n")
+    assert matrix.seconds(hpo, matrix.rates([sac, hpo], place), 1e9) == pytest.approx(1200)  # its own script's
+    text = matrix.listing(read(Path("list"), "laptop"), place, 2)
+    assert "as 2 cells went here" in text and re.search(r"one +1 +0 +0 +about 5 min", text)
+    assert (
+        matrix.hours(59 * 60 + 31) == "1 h 00 min"
+        and matrix.hours(29) == "no time"
+        and matrix.hours(7500) == "2 h 05 min"
+    )
+
+
+def test_cells_share_memory_and_lanes(monkeypatch):
+    """Hopper's replay takes 4 (2 · 11 + 3 + 2) bytes a row, pixels 24 kB. A cell waits for room, unless it is alone."""
+    lines = read(ROOT / "benchmark.sh", "laptop")
+    sizes = {c.name: matrix.memory(c) for c in chosen(lines, ["figure7", "figure5"])}
+    assert sizes["Hopper-v4__sac_hpo_continuous"] == 0.5e9 + 1.1 * 8 * 100_000 * 108
+    assert sizes["dm_control_finger-spin-v0__sac_hpo_pixels"] == 0.5e9 + 1.1 * 4 * 25_000 * 24_000
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    lanes = matrix.Lanes(None, 4)
+    assert (lanes.count, lanes.threads) == (8, 1)
+    lanes = matrix.Lanes(3, 4)
+    assert (lanes.count, lanes.threads) == (3, 2)
+    lanes.room = {None: 100}
+    first, second = lanes.take(70), lanes.take(30)
+    with pytest.raises(LookupError):
+        lanes.take(1)
+    lanes.give(first, 70)
+    assert lanes.take(60) is None and second is None
+    lanes = matrix.Lanes(2, 4)
+    lanes.room = {None: 100}
+    lanes.take(700)  # alone
+    with pytest.raises(LookupError):
+        lanes.take(1)
+
+
+def test_on_gpus_cells_are_spread(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(matrix.torch.cuda, "device_count", lambda: 2)
+    memory = type("", (), {"total_memory": 100})
+    monkeypatch.setattr(matrix.torch.cuda, "get_device_properties", lambda i: memory)
+    lanes = matrix.Lanes(None, 2)
+    assert [lanes.take(45) for _ in range(3)] == ["0", "1", "0"]
+    with pytest.raises(LookupError):
+        lanes.take(46)
+    assert lanes.take(45) == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")  # what somebody allows is what cells get
+    lanes = matrix.Lanes(3, 2)
+    assert [lanes.take(1) for _ in range(3)] == ["5", "GPU-7", "5"] and lanes.count == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+@pytest.mark.slow
+def test_a_failed_cell_is_told_and_stops_nothing():
+    flags = SMALL.format(100)
+    make_list(more=f"two | noise_only | Nowhere-v7 Pendulum-v1 | {flags} | 1 x 200 | 1 x 200\n")
+    code, out, err = finish("--jobs", "2")
+    assert code == 1
+    (line,) = (line for line in err.splitlines() if line.startswith("matrix: Nowhere-v7__noise_only"))
+    assert " failed: noise_only: " in line and "Nowhere" in line.split("noise_only: ")[1]
+    assert len(written()) == 3 and "3 of 4 cells are done" in out
+    code, out, err = finish("--list")
+    assert code == 0 and re.search(r"one +1 +1 +0 +none", out) and re.search(r"all +4 +3 +0 +about", out)
+    before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.csv")}
+    assert finish()[0] == 1  # tried again, and nothing else is
+    assert before == {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.csv")} and len(runs()) == 3
+
+
+def processes():
+    """Processes of cells of this folder, by what they were started with."""
+    out = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True).stdout
+    here = [line.split(None, 2) for line in out.splitlines()[1:] if "_continuous.py" in line]
+    folder, mine = str(Path.cwd()), []
+    for pid, stat, _ in here:
+        with contextlib.suppress(OSError):
+            if stat[0] != "Z" and os.readlink(f"/proc/{pid}/cwd").startswith(folder):
+                mine.append(int(pid))
+    return mine
+
+
+def wait(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_kills_of_the_runner_and_of_cells_lose_nothing():
+    """SIGKILL of the runner and of cells at several moments, from before there is a folder to late in training."""
+    make_list(2000, 250)
+    assert finish("--jobs", "2")[0] == 0
+    whole = written()
+    assert len(whole) == 2
+    Path("runs").rename("runs-undisturbed"), Path("results").rename("results-undisturbed")
+
+    def furthest():
+        """The newest checkpoint of the slower cell: moments are told by it, whatever a machine's speed."""
+        steps = [[int(p.stem[5:]) for p in run.glob("checkpoints/step-*.pt")] for run in runs()]
+        return min((max(run, default=-1) for run in steps), default=-1)
+
+    rng, kills = random.Random(0), {"runner": 0, "cell": 0}
+    for target, step in [("runner", -1), ("cell", 250), ("runner", 750), ("runner", 1250)]:
+        runner = start("--jobs", "2")
+        ready = lambda step=step: processes() and furthest() >= step  # noqa: E731
+        wait(lambda runner=runner, ready=ready: ready() or runner.poll() is not None)
+        time.sleep(rng.uniform(0, 0.3))
+        if target == "cell":
+            for pid in processes():
+                kills["cell"] += 1
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(rng.uniform(1, 3))
+        kills["runner"] += runner.poll() is None
+        runner.kill()
+        runner.communicate()
+    assert kills["runner"] >= 2 and kills["cell"] >= 1
+    code, _, err = finish("--jobs", "2")
+    assert code == 0, err
+    assert written() == whole  # to the bit, as if nobody had killed anything
+    trained = [run for run in runs() if len((run / "evaluations.csv").read_text().splitlines()) > 1]
+    assert len(trained) == 2 and not processes()
+    assert finish("--jobs", "2")[0] == 0 and len(runs()) == len(list(Path().glob("runs/benchmark/laptop/*/runs/*")))
+
+
+@pytest.mark.slow
+def test_a_signal_lets_cells_write_a_checkpoint():
+    make_list(3000, 3000)
+    runner = start("--jobs", "2")
+    wait(lambda: len(list(Path().glob("runs/benchmark/laptop/*/runs/*/checkpoints/step-0.pt"))) == 2)
+    time.sleep(1.5)
+    runner.send_signal(signal.SIGTERM)
+    _, err = runner.communicate(timeout=60)
+    assert runner.returncode == 128 + signal.SIGTERM and "2 cells are not done: the same command goes on" in err
+    kept = [max(int(p.stem[5:]) for p in run.glob("checkpoints/step-*.pt")) for run in runs()]
+    assert len(kept) == 2 and all(0 < step < 3000 for step in kept)
+
+
+@pytest.mark.slow
+def test_two_runners_share_the_cells():
+    make_list(600, 300)
+    first, second = start("--jobs", "1"), start("--jobs", "2")
+    for runner in (first, second):
+        _, err = runner.communicate(timeout=120)
+        assert runner.returncode == 0, err
+    assert len(written()) == 2 == len(runs())
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_killed_again_and_again_is_given_up():
+    """After RESUMES resumptions within one attempt; the next attempt goes on from its checkpoint."""
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(2000, 100), "laptop"), [])
+    attempt, outcome, count = Attempt(its, place), None, 0
+    assert attempt.claim() and not Attempt(its, place).claim()
+    while outcome is None:
+        outcome = attempt.poll()
+        if attempt.process and list(place.folder(its).glob("runs/*/checkpoints/step-*.pt")):
+            attempt.process.kill()
+            attempt.process.wait()
+            count += 1
+    assert outcome == Outcome(False, "killed 4 times") and count == 4 and len(runs()) == 1
+    other = Attempt(its, place)
+    assert other.claim()  # the lock is free again
+    while not (outcome := other.poll()):
+        time.sleep(0.1)
+    assert outcome == Outcome(True) and len(runs()) == 1 and is_done(its, place)
+
+
+def finished_run(its, place):
+    """A run in the cell's folder that has ended, as by a runner which died before it collected it."""
+    place.folder(its).mkdir(parents=True)
+    here = Path.cwd()
+    os.chdir(place.folder(its))
+    module = __import__(its.script)
+    assert launch(module, its.command()[1:]) == 0
+    os.chdir(here)
+    return next(place.folder(its).glob("runs/*"))
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_is_collected_and_not_run_again():
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
+    run = finished_run(its, place)
+    attempt = Attempt(its, place)
+    assert attempt.claim() and attempt.poll() == Outcome(True) and attempt.process is None
+    with place.results(its).open() as file:
+        rows = list(csv.DictReader(line for line in file if line[0] != "#"))
+    assert len(rows) == 3 * 2 and [row["step"] for row in rows[::2]] == ["100", "200", "300"]
+    # of a list whose steps have grown it is another cell's: left alone, and a new run is made
+    (other, _) = chosen(read(make_list(400, 100), "laptop"), [])
+    assert other.name == its.name and not is_done(other, place) and cells.newest_run(other, place) is None
+    # damaged beyond its checkpoints it is set aside, and the cell begins anew
+    place.results(its).unlink()
+    config = json.loads((run / "config.json").read_text())
+    (run / "evaluations.csv").write_text("".join((run / "evaluations.csv").read_text().splitlines(True)[:-1]))
+    for path in run.glob("checkpoints/*.pt"):
+        path.write_bytes(b"no checkpoint")
+    attempt = Attempt(its, place)
+    assert attempt.claim()
+    while not (outcome := attempt.poll()):
+        time.sleep(0.1)
+    assert outcome == Outcome(True) and config["args"]["total_timesteps"] == 300
+    assert len(list(place.folder(its).glob("lost-*"))) == 1 == len(runs())
+
+
+# ----------------------------------------------------------------------------------------------------------------- Ray
+@pytest.mark.slow
+def test_ray_begins_cells_again_where_a_node_dies(monkeypatch):
+    """Two nodes of one CPU each; the second is killed amid training, and the first goes on with its cell."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    from ray.cluster_utils import Cluster
+
+    make_list(4000, 1000)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "memory": 4 * 10**9})
+    second = cluster.add_node(num_cpus=1, memory=4 * 10**9)
+    try:
+        cluster.wait_for_nodes()
+        runner = start("--ray", RAY_ADDRESS=cluster.address)
+        steps = "runs/benchmark/laptop/*/runs/*/checkpoints/step-[1-9]*.pt"
+        wait(lambda: len({p.parent for p in Path().glob(steps)}) == 2 or runner.poll() is not None, 120)
+        assert runner.poll() is None, runner.communicate()
+        cluster.remove_node(second, allow_graceful=False)
+        out, err = runner.communicate(timeout=240)
+        assert runner.returncode == 0, (out, err)
+        assert len(written()) == 2 == len(runs()) and "2 of 2 cells are done" in out
+        resumed = [run for run in runs() if len((run.parents[1] / "log.txt").read_text().split("sac")) > 2]
+        begun = [(run.parents[1] / "log.txt").read_text().count(" on Pendulum-v1, seeds 1 to 2") for run in runs()]
+        assert sorted(begun) == [1, 2] and resumed  # one cell was resumed, the other one was let alone
+    finally:
+        cluster.shutdown()
