@@ -14,10 +14,12 @@ where the small network T_h bends the gradient and the gate σ_h mixes the two. 
 
     J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) - αβ0/2 ρ_Kᵀρ_K ],                      HPO eq. (15)
 
-whose last term is off by default, as in the paper's practice. A half-step is a shear and tempering a constant
-factor, so the entropy needs log π_θ(a_0|s) alone (eq. 13). Exploration evolves its actions too, with a wider
-momentum; the twin critics are SAC's. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our
-readings of it, with their reasons in docs/method.md.
+whose last term is off by default, as in the paper's practice. A half-step is a shear and tempering a constant factor,
+so the entropy needs log π_θ(a_0|s) alone (eq. 13). Exploration evolves its actions too, with a wider momentum; the
+twin critics are SAC's. The paper does not say what an a outside the box [-1, 1]^d is. Here the chain moves u, where a
+= tanh(u), by ∇_u U, and log π takes the tanh's slope at u_K: but for the momentum's factor, the joint density of a_K
+and ρ_K (D6). --leapfrog-space action moves a itself and clamps a_K. "HPO" is the paper Hamiltonian Policy
+Optimization; "D1" to "D19" are our readings of it, with their reasons in docs/method.md.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
@@ -66,10 +68,10 @@ class Args(RunArgs):
     autotune: bool = False  # tune the temperature towards an entropy of -(action dimensions) (D11)
     policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4); 0, with --policy-layers 2, is SAC
-    step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
-    leapfrog_space: Literal["action", "pre-tanh"] = "action"  # where the chain lives, before the tanh or after it (D6)
+    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (Table 4)
     leapfrog_state: bool = True  # let T_h and σ_h see the state (D10)
     momentum_term: bool = False  # keep the ρ_K term of eq. 15 (D4)

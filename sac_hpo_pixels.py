@@ -70,10 +70,10 @@ class Args(RunArgs):
     decoder_decay: float = 1e-7  # weight decay of the decoder
     amp: bool = False  # bfloat16 in convolutions and decoder
     leapfrog_steps: int = 3  # leapfrog steps K (D18); 0 is SAC-AE (D19)
-    step_size: float = 0.1  # leapfrog step size ε, in units of the normalised action
+    step_size: float = 0.1  # leapfrog step size ε, in units of the space of the chain
     momentum_std_train: float = 0.15  # standard deviation 1/√β0 of the momentum in training (D18)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (D18)
-    leapfrog_space: Literal["action", "pre-tanh"] = "action"  # where the chain lives, before the tanh or after it (D6)
+    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (D18)
     leapfrog_state: bool = False  # let T_h and σ_h see the critics' latent (D17)
     momentum_term: bool = False  # keep the ρ_K term of eq. 15 (D4)

@@ -11,7 +11,8 @@ evolves for K leapfrog steps of size ε on the potential U itself, with temperin
     ρ ← ρ √(β_{k-1}/β_k),   U(s, a) = -min(Q1, Q2)(s, a)/α                                HPO eq. (17)
 
 The policy maximises E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) ] (HPO eq. 15 without its last term), and exploration
-evolves its actions too, with a wider momentum. The critics are SAC's. Against `sac_hpo_continuous.py` this tells what
+evolves its actions too, with a wider momentum. As in SAC-HPO the chain moves u, where a = tanh(u), unless
+--leapfrog-space action says otherwise (D6). The critics are SAC's. Against `sac_hpo_continuous.py` this tells what
 T_h and σ_h are worth. ∇_a U grows with the critics' values until it throws actions out of their box, so by default it
 is divided by its length, as SAC-HPO does: with it each of four seeds learned more (docs/results.md), and
 --no-normalize-gradient gives eq. (12) as written. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16"
@@ -23,8 +24,8 @@ element, and each seed draws from a random stream of its own, so no seed can inf
 below without their S to read the plain algorithm.
 
 Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.noise_shapes`, `Agent.act`,
-`Agent.readings`, `Agent.policy_loss` and `Agent.metrics`; it adds `momentum_stds`, `leapfrog`, `Agent.evolve` and
-`Agent.evolved_mean`.
+`Agent.__init__`, `Agent.readings`, `Agent.policy_loss` and `Agent.metrics`; it adds `momentum_stds`, `leapfrog`,
+`Agent.start`, `Agent.end`, `Agent.evolve` and `Agent.evolved_mean`.
 """
 
 import copy
@@ -34,6 +35,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # where runtime/ is
 from runtime.arguments import RunArgs
@@ -64,9 +66,10 @@ class Args(RunArgs):
     autotune: bool = False  # tune the temperature towards an entropy of -(action dimensions) (D11)
     policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4)
-    step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
+    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/results.md)
 
 
@@ -243,6 +246,7 @@ class Agent(nn.Module):
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
         self.args, self.act_dim = args, act_dim
+        self.pre_tanh = args.leapfrog_space == "pre-tanh"
         init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
         self.critic = Critic(init, obs_dim, act_dim)
         self.policy = Policy(init, obs_dim, act_dim, args.policy_layers)
@@ -262,29 +266,41 @@ class Agent(nn.Module):
         """Normal numbers that a step needs for each seed: acting's (a, ρ) and the update's (a', a, ρ)."""
         return (2, self.act_dim), (3, self.args.batch_size, self.act_dim)
 
-    def evolve(self, share, actions, noise, std: float) -> torch.Tensor:
-        """a_K before the clamp, (S, B, d), from a_0 and ρ_0 = std · noise, by the conventional leapfrog."""
+    def start(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a chain begins, x_0 (S, B, d), and the log-density (S, B) there: a_0, or u_0 whose tanh it is (D6)."""
+        return (self.policy.draw if self.pre_tanh else self.policy.sample)(obs, noise)
 
-        def force(a):  # ∇_a U = -∇_a min(Q1, Q2)/α, HPO eq. (12)
-            slope = -self.critic.slope(share, a)[1]
+    def end(self, x: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The action a_K at the end of a chain and its log-density: clamped, or squashed (D6)."""
+        return squash(x, log_prob) if self.pre_tanh else (x.clamp(-1, 1), log_prob)
+
+    def evolve(self, share, x, noise, std: float) -> torch.Tensor:
+        """x_K, (S, B, d), from x_0 and ρ_0 = std · noise, by the conventional leapfrog."""
+
+        def force(x):  # ∇_x U = -∇_x min(Q1, Q2)/α, HPO eq. (12)
+            actions = x.tanh() if self.pre_tanh else x
+            slope = -self.critic.slope(share, actions.detach())[1]
+            slope = slope * (1 - actions.square()) if self.pre_tanh else slope  # the chain rule
             if self.args.normalize_gradient:
                 return nn.functional.normalize(slope, dim=-1)
             return slope / self.log_alpha.exp().detach()[..., None]
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, actions, std * noise, self.args.step_size, stds, last=False)[0]
+        return leapfrog(force, x, std * noise, self.args.step_size, stds, last=False)[0]
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Exploration: actions (S, d) for obs (S, ds) and noise (S, 2, d) of a_0 and ρ_0."""
         obs, share, std = obs[:, None], self.critic.share(obs[:, None]), self.args.momentum_std_explore
-        actions, _ = self.policy.sample(obs, noise[:, :1])
-        return self.evolve(share, actions, noise[:, 1:], std).clamp(-1, 1)[:, 0]
+        x, log_prob = self.start(obs, noise[:, :1])
+        return self.end(self.evolve(share, x, noise[:, 1:], std), log_prob)[0][:, 0]
 
     def evolved_mean(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d): a_0 = tanh(mean), ρ_0 = 0, the schedule of training (D9)."""
-        actions, share, std = self.policy.mean_action(obs), self.critic.share(obs), self.args.momentum_std_train
-        return self.evolve(share, actions, torch.zeros_like(actions), std).clamp(-1, 1)
+        """The action with the noise off, (S, B, d): the policy's mean and ρ_0 = 0, the schedule of training (D9)."""
+        zero = obs.new_zeros(*obs.shape[:2], self.act_dim)
+        x, log_prob = self.start(obs, zero)
+        x = self.evolve(self.critic.share(obs), x, zero, self.args.momentum_std_train)
+        return self.end(x, log_prob)[0]
 
     def readings(self) -> dict:
         """The policies that an evaluation runs, noise off; the first is the one that counts."""
@@ -301,14 +317,14 @@ class Agent(nn.Module):
         return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
 
     def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Minus the objective, HPO eq. (15), (S,); log π of a_0 (S, B); a_K before the clamp (S, B, d)."""
-        actions, log_prob = self.policy.sample(obs, noise[:, 1])
+        """Minus the objective, HPO eq. (15), (S,); log-density of a_K (S, B); x_K (S, B, d)."""
+        x, log_prob = self.start(obs, noise[:, 1])
         share, alpha, std = self.critic.share(obs), self.log_alpha.exp().detach(), self.args.momentum_std_train
-        evolved = self.evolve(share, actions, noise[:, 2], std)
-        actions = evolved.clamp(-1, 1)  # D6: a clamped coordinate gets no gradient from Q
+        x = self.evolve(share, x, noise[:, 2], std)
+        actions, log_prob = self.end(x, log_prob)  # a clamped coordinate gets no gradient from Q
         q, slope = self.critic.slope(share, actions.detach())
         loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
-        return loss.mean(-1), log_prob.detach(), evolved.detach()
+        return loss.mean(-1), log_prob.detach(), x.detach()
 
     def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
         """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
@@ -344,7 +360,8 @@ class Agent(nn.Module):
         metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
         if self.args.autotune:  # at the temperature after the update
             metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
-        metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
+        if not self.pre_tanh:
+            metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
         metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
         return metrics
 

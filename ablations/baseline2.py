@@ -11,9 +11,10 @@ the potential U, with tempering, before it is played:
     ρ ← ρ - ε/2 ∇_a U(s, a);   a ← a + ε ρ;   ρ ← ρ - ε/2 ∇_a U(s, a)                      HPO eq. (12)
     ρ ← ρ √(β_{k-1}/β_k),   U(s, a) = -min(Q1, Q2)(s, a)/α                                HPO eq. (17)
 
-Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. As in baseline-1, where it was measured
-(docs/results.md), ∇_a U is divided by its length by default; --no-normalize-gradient gives eq. (12) as written.
-"HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons in
+Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. As in SAC-HPO the chain moves u,
+where a = tanh(u), unless --leapfrog-space action says otherwise (D6). As in baseline-1, where it was measured
+(docs/results.md), ∇_a U is divided by its length by default; --no-normalize-gradient gives eq. (12) as written. "HPO"
+is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons in
 docs/method.md.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
@@ -21,8 +22,8 @@ have a leading axis of length S. Losses are means over the batch and sums over s
 element, and each seed draws from a random stream of its own, so no seed can influence another. Read the shapes
 below without their S to read the plain algorithm.
 
-Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.noise_shapes` and `Agent.act`; it
-adds `momentum_stds`, `leapfrog` and `Agent.evolve`.
+Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes` and
+`Agent.act`; it adds `momentum_stds`, `leapfrog`, `Agent.start`, `Agent.end` and `Agent.evolve`.
 """
 
 import copy
@@ -32,6 +33,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # where runtime/ is
 from runtime.arguments import RunArgs
@@ -62,8 +64,9 @@ class Args(RunArgs):
     autotune: bool = False  # tune the temperature towards an entropy of -(action dimensions) (D11)
     policy_layers: int = 2  # hidden layers of the policy, 1 or 2
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4)
-    step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
+    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/results.md)
 
 
@@ -240,6 +243,7 @@ class Agent(nn.Module):
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
         self.args, self.act_dim = args, act_dim
+        self.pre_tanh = args.leapfrog_space == "pre-tanh"
         init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
         self.critic = Critic(init, obs_dim, act_dim)
         self.policy = Policy(init, obs_dim, act_dim, args.policy_layers)
@@ -259,24 +263,34 @@ class Agent(nn.Module):
         """Normal numbers that a step needs for each seed: acting's (a, ρ) and the update's (a', a)."""
         return (2, self.act_dim), (2, self.args.batch_size, self.act_dim)
 
-    def evolve(self, share, actions, noise, std: float) -> torch.Tensor:
-        """a_K before the clamp, (S, B, d), from a_0 and ρ_0 = std · noise, by the conventional leapfrog."""
+    def start(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a chain begins, x_0 (S, B, d), and the log-density (S, B) there: a_0, or u_0 whose tanh it is (D6)."""
+        return (self.policy.draw if self.pre_tanh else self.policy.sample)(obs, noise)
 
-        def force(a):  # ∇_a U = -∇_a min(Q1, Q2)/α, HPO eq. (12)
-            slope = -self.critic.slope(share, a)[1]
+    def end(self, x: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The action a_K at the end of a chain and its log-density: clamped, or squashed (D6)."""
+        return squash(x, log_prob) if self.pre_tanh else (x.clamp(-1, 1), log_prob)
+
+    def evolve(self, share, x, noise, std: float) -> torch.Tensor:
+        """x_K, (S, B, d), from x_0 and ρ_0 = std · noise, by the conventional leapfrog."""
+
+        def force(x):  # ∇_x U = -∇_x min(Q1, Q2)/α, HPO eq. (12)
+            actions = x.tanh() if self.pre_tanh else x
+            slope = -self.critic.slope(share, actions.detach())[1]
+            slope = slope * (1 - actions.square()) if self.pre_tanh else slope  # the chain rule
             if self.args.normalize_gradient:
                 return nn.functional.normalize(slope, dim=-1)
             return slope / self.log_alpha.exp().detach()[..., None]
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, actions, std * noise, self.args.step_size, stds, last=False)[0]
+        return leapfrog(force, x, std * noise, self.args.step_size, stds, last=False)[0]
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Exploration: actions (S, d) for obs (S, ds) and noise (S, 2, d) of a_0 and ρ_0."""
         obs, share, std = obs[:, None], self.critic.share(obs[:, None]), self.args.momentum_std_explore
-        actions, _ = self.policy.sample(obs, noise[:, :1])
-        return self.evolve(share, actions, noise[:, 1:], std).clamp(-1, 1)[:, 0]
+        x, log_prob = self.start(obs, noise[:, :1])
+        return self.end(self.evolve(share, x, noise[:, 1:], std), log_prob)[0][:, 0]
 
     def readings(self) -> dict:
         """The policies that an evaluation runs, noise off; the first is the one that counts."""

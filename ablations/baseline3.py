@@ -10,8 +10,9 @@ Exploration plays SAC's tanh-squashed Gaussian π_θ. In training and in evaluat
     ρ ← ρ - ε/2 F(s, a);   a ← a + ε ρ;   ρ ← ρ - ε/2 F(s, a);   ρ ← ρ √(β_{k-1}/β_k)     HPO eqs. (16), (17)
     F(s, a) = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   g = ∇_a U / ‖∇_a U‖,   U = -min(Q1, Q2)/α
 
-and θ and h maximise E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) ] (HPO eq. 15 without its last term). Against SAC this
-tells what Hamiltonian dynamics are worth in policy optimization alone (on Ant, Humanoid and HumanoidBullet give SAC
+and θ and h maximise E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) ] (HPO eq. 15 without its last term). As in SAC-HPO the
+chain moves u, where a = tanh(u), unless --leapfrog-space action says otherwise (D6). Against SAC this tells what
+Hamiltonian dynamics are worth in policy optimization alone (on Ant, Humanoid and HumanoidBullet give SAC
 --policy-layers 1, which is Table 4's). "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our
 readings of it, with their reasons in docs/method.md.
 
@@ -22,7 +23,7 @@ below without their S to read the plain algorithm.
 
 Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
 `Agent.readings`, `Agent.policy_loss` and `Agent.metrics`; it adds `Force`, `momentum_stds`, `leapfrog`,
-`Agent.evolve` and `Agent.evolved_mean`.
+`Agent.start`, `Agent.end`, `Agent.gradient`, `Agent.evolve` and `Agent.evolved_mean`.
 """
 
 import copy
@@ -32,6 +33,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # where runtime/ is
 from runtime.arguments import RunArgs
@@ -62,8 +64,9 @@ class Args(RunArgs):
     autotune: bool = False  # tune the temperature towards an entropy of -(action dimensions) (D11)
     policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4)
-    step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
+    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (Table 4)
     leapfrog_state: bool = True  # let T_h and σ_h see the state (D10)
 
@@ -256,6 +259,7 @@ class Agent(nn.Module):
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
         self.args, self.act_dim = args, act_dim
+        self.pre_tanh = args.leapfrog_space == "pre-tanh"
         init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
         self.critic = Critic(init, obs_dim, act_dim)
         self.policy = Policy(init, obs_dim, act_dim, args.policy_layers)
@@ -281,19 +285,36 @@ class Agent(nn.Module):
         """Exploration: actions (S, d) for obs (S, ds) and noise (S, 1, d)."""
         return self.policy.sample(obs[:, None], noise)[0][:, 0]
 
-    def evolve(self, share, obs, actions, noise, std: float) -> torch.Tensor:
-        """a_K before the clamp, (S, B, d), from a_0 and ρ_0 = std · noise."""
+    def start(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a chain begins, x_0 (S, B, d), and the log-density (S, B) there: a_0, or u_0 whose tanh it is (D6)."""
+        return (self.policy.draw if self.pre_tanh else self.policy.sample)(obs, noise)
 
-        def force(a):  # normalising ∇Q cancels α; where ∇Q is zero, g is zero
-            return self.force(obs, a, -nn.functional.normalize(self.critic.slope(share, a)[1], dim=-1))
+    def end(self, x: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The action a_K at the end of a chain and its log-density: clamped, or squashed (D6)."""
+        return squash(x, log_prob) if self.pre_tanh else (x.clamp(-1, 1), log_prob)
+
+    def gradient(self, critic: Critic, share, x) -> tuple[torch.Tensor, torch.Tensor]:
+        """a at x, and g = ∇_x U / ‖∇_x U‖ there, (S, B, d) each. Its length cancels α; where ∇Q is zero, g is zero."""
+        actions = x.tanh() if self.pre_tanh else x
+        slope = critic.slope(share, actions.detach())[1]
+        slope = slope * (1 - actions.square()) if self.pre_tanh else slope  # the chain rule
+        return actions, -nn.functional.normalize(slope, dim=-1)
+
+    def evolve(self, share, obs, x, noise, std: float) -> torch.Tensor:
+        """x_K, (S, B, d), from x_0 and ρ_0 = std · noise."""
+
+        def force(x):
+            return self.force(obs, *self.gradient(self.critic, share, x))
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, actions, std * noise, self.args.step_size, stds, last=False)[0]
+        return leapfrog(force, x, std * noise, self.args.step_size, stds, last=False)[0]
 
     def evolved_mean(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d): a_0 = tanh(mean), ρ_0 = 0, the schedule of training (D9)."""
-        actions, share, std = self.policy.mean_action(obs), self.critic.share(obs), self.args.momentum_std_train
-        return self.evolve(share, obs, actions, torch.zeros_like(actions), std).clamp(-1, 1)
+        """The action with the noise off, (S, B, d): the policy's mean and ρ_0 = 0, the schedule of training (D9)."""
+        zero = obs.new_zeros(*obs.shape[:2], self.act_dim)
+        x, log_prob = self.start(obs, zero)
+        x = self.evolve(self.critic.share(obs), obs, x, zero, self.args.momentum_std_train)
+        return self.end(x, log_prob)[0]
 
     def readings(self) -> dict:
         """The policies that an evaluation runs, noise off; the first is the one that counts."""
@@ -310,14 +331,14 @@ class Agent(nn.Module):
         return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
 
     def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Minus the objective, HPO eq. (15), (S,); log π of a_0 (S, B); a_K before the clamp (S, B, d)."""
-        actions, log_prob = self.policy.sample(obs, noise[:, 1])
+        """Minus the objective, HPO eq. (15), (S,); log-density of a_K (S, B); x_K (S, B, d)."""
+        x, log_prob = self.start(obs, noise[:, 1])
         share, alpha, std = self.critic.share(obs), self.log_alpha.exp().detach(), self.args.momentum_std_train
-        evolved = self.evolve(share, obs, actions, noise[:, 2], std)
-        actions = evolved.clamp(-1, 1)  # D6: a clamped coordinate gets no gradient from Q
+        x = self.evolve(share, obs, x, noise[:, 2], std)
+        actions, log_prob = self.end(x, log_prob)  # a clamped coordinate gets no gradient from Q
         q, slope = self.critic.slope(share, actions.detach())
         loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
-        return loss.mean(-1), log_prob.detach(), evolved.detach()
+        return loss.mean(-1), log_prob.detach(), x.detach()
 
     def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
         """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
@@ -353,7 +374,8 @@ class Agent(nn.Module):
         metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
         if self.args.autotune:  # at the temperature after the update
             metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
-        metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
+        if not self.pre_tanh:
+            metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
         metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
         return metrics
 

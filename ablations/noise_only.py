@@ -11,19 +11,20 @@ it for K leapfrog steps of size ε, with SAC-HPO's tempering, where SAC-HPO's fo
 
 The policy maximises E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) ] (HPO eq. 15 without its last term), and exploration
 moves its actions too, with a wider momentum. The critics are SAC's, and evaluation, with the noise off, plays the
-Gaussian's mean. The papers lack this baseline. By Table 3 the momentum moves an exploring action up to ten times as
-far as the force can, so against `sac_hpo_continuous.py` it tells whether Hamiltonian dynamics help, or only their
-noise does. (Against SAC, mind that Table 4 gives the policy one hidden layer on Ant, Humanoid and HumanoidBullet.)
-"HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons in
-docs/method.md.
+Gaussian's mean. As in SAC-HPO the chain moves u, where a = tanh(u), unless --leapfrog-space action says otherwise
+(D6). The papers lack this baseline. By Table 3 the momentum moves an exploring action up to ten times as far as the
+force can, so against `sac_hpo_continuous.py` it tells whether Hamiltonian dynamics help, or only their noise does.
+(Against SAC, mind that Table 4 gives the policy one hidden layer on Ant, Humanoid and HumanoidBullet.) "HPO" is the
+paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons in docs/method.md.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
 element, and each seed draws from a random stream of its own, so no seed can influence another. Read the shapes
 below without their S to read the plain algorithm.
 
-Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.noise_shapes`, `Agent.act`,
-`Agent.policy_loss` and `Agent.metrics`; it adds `momentum_stds`, `leapfrog` and `Agent.evolve`.
+Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
+`Agent.act`, `Agent.policy_loss` and `Agent.metrics`; it adds `momentum_stds`, `leapfrog`, `Agent.start`, `Agent.end`
+and `Agent.evolve`.
 """
 
 import copy
@@ -33,6 +34,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # where runtime/ is
 from runtime.arguments import RunArgs
@@ -63,9 +65,10 @@ class Args(RunArgs):
     autotune: bool = False  # tune the temperature towards an entropy of -(action dimensions) (D11)
     policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4)
-    step_size: float = 0.15  # leapfrog step size ε, in units of the normalised action (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
+    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
 
 
 # fmt: off
@@ -241,6 +244,7 @@ class Agent(nn.Module):
     def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
         super().__init__()
         self.args, self.act_dim = args, act_dim
+        self.pre_tanh = args.leapfrog_space == "pre-tanh"
         init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
         self.critic = Critic(init, obs_dim, act_dim)
         self.policy = Policy(init, obs_dim, act_dim, args.policy_layers)
@@ -260,16 +264,25 @@ class Agent(nn.Module):
         """Normal numbers that a step needs for each seed: acting's (a, ρ) and the update's (a', a, ρ)."""
         return (2, self.act_dim), (3, self.args.batch_size, self.act_dim)
 
-    def evolve(self, actions, noise, std: float) -> torch.Tensor:
-        """a_K before the clamp, (S, B, d), from a_0 and ρ_0 = std · noise, where no force acts."""
+    def start(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a chain begins, x_0 (S, B, d), and the log-density (S, B) there: a_0, or u_0 whose tanh it is (D6)."""
+        return (self.policy.draw if self.pre_tanh else self.policy.sample)(obs, noise)
+
+    def end(self, x: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The action a_K at the end of a chain and its log-density: clamped, or squashed (D6)."""
+        return squash(x, log_prob) if self.pre_tanh else (x.clamp(-1, 1), log_prob)
+
+    def evolve(self, x, noise, std: float) -> torch.Tensor:
+        """x_K, (S, B, d), from x_0 and ρ_0 = std · noise, where no force acts."""
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(torch.zeros_like, actions, std * noise, self.args.step_size, stds, last=False)[0]
+        return leapfrog(torch.zeros_like, x, std * noise, self.args.step_size, stds, last=False)[0]
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Exploration: actions (S, d) for obs (S, ds) and noise (S, 2, d) of a_0 and ρ_0."""
-        actions, _ = self.policy.sample(obs[:, None], noise[:, :1])
-        return self.evolve(actions, noise[:, 1:], self.args.momentum_std_explore).clamp(-1, 1)[:, 0]
+        x, log_prob = self.start(obs[:, None], noise[:, :1])
+        x = self.evolve(x, noise[:, 1:], self.args.momentum_std_explore)
+        return self.end(x, log_prob)[0][:, 0]
 
     def readings(self) -> dict:
         """The policies that an evaluation runs, noise off; the first is the one that counts."""
@@ -286,14 +299,14 @@ class Agent(nn.Module):
         return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
 
     def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Minus the objective, HPO eq. (15), (S,); log π of a_0 (S, B); a_K before the clamp (S, B, d)."""
-        actions, log_prob = self.policy.sample(obs, noise[:, 1])
+        """Minus the objective, HPO eq. (15), (S,); log-density of a_K (S, B); x_K (S, B, d)."""
+        x, log_prob = self.start(obs, noise[:, 1])
         share, alpha = self.critic.share(obs), self.log_alpha.exp().detach()
-        evolved = self.evolve(actions, noise[:, 2], self.args.momentum_std_train)
-        actions = evolved.clamp(-1, 1)  # D6: a clamped coordinate gets no gradient from Q
+        x = self.evolve(x, noise[:, 2], self.args.momentum_std_train)
+        actions, log_prob = self.end(x, log_prob)  # a clamped coordinate gets no gradient from Q
         q, slope = self.critic.slope(share, actions.detach())
         loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
-        return loss.mean(-1), log_prob.detach(), evolved.detach()
+        return loss.mean(-1), log_prob.detach(), x.detach()
 
     def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
         """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
@@ -329,7 +342,8 @@ class Agent(nn.Module):
         metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
         if self.args.autotune:  # at the temperature after the update
             metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
-        metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
+        if not self.pre_tanh:
+            metrics["charts/clamped_fraction"] = (seen["actions"].abs() > 1).float().mean((1, 2))
         metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
         return metrics
 

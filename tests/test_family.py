@@ -291,13 +291,17 @@ def test_flows_begin_as_the_identity():
 
 # ----------------------------------------------------------------------------------------- ablations
 def plain_leapfrog(agent, actions, momentum, std, raw):
-    """HPO eqs. (12) and (17) word by word, two gradients a step, each by autograd."""
+    """HPO eqs. (12) and (17) word by word, two gradients a step, each by autograd; ∇_a Q alone is held constant."""
     steps, size = agent.args.leapfrog_steps, agent.args.step_size
+    bend = torch.tanh if agent.args.leapfrog_space == "pre-tanh" else torch.Tensor.clone
 
-    def gradient(a):
-        a = a.detach().requires_grad_()
-        potential = -agent.critic(obs_of[0], a).amin(1) / agent.args.alpha
-        slope = torch.autograd.grad(potential.sum(), a)[0]
+    def gradient(x):
+        x = x if x.requires_grad else x.clone().requires_grad_()
+        with torch.enable_grad():
+            a = bend(x)
+            potential = -agent.critic(obs_of[0], a).amin(1) / agent.args.alpha
+            held = torch.autograd.grad(potential.sum(), a)[0]
+            slope = torch.autograd.grad((a * held).sum(), x, create_graph=True)[0]
         return slope if raw else slope / slope.norm(dim=-1, keepdim=True)
 
     beta = [1 / ((1 - std) * k**2 / steps**2 + std) ** 2 for k in range(steps + 1)]
@@ -312,18 +316,23 @@ def plain_leapfrog(agent, actions, momentum, std, raw):
 obs_of = [None]
 
 
+@pytest.mark.parametrize("space", ["action", "pre-tanh"])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_conventional_leapfrog(normalize, steps):
+def test_conventional_leapfrog(normalize, steps, space):
     """Baseline-1's and baseline-2's exploration, and baseline-1's loss and gradient, against eq. (12) by autograd."""
     flags = {"num_seeds": 2, "leapfrog_steps": steps, "normalize_gradient": normalize, "step_size": 0.3}
+    flags["leapfrog_space"] = space
     one, two = agent_of(baseline1, momentum_std_train=2, **flags), agent_of(baseline2, **flags)
     obs, noise = normals(2, 7, 11), normals(2, 3, 7, 3, seed=4)
     obs_of[0] = obs
-    start, log_prob = one.policy.sample(obs, noise[:, 1])
+    draw = one.policy.draw if space == "pre-tanh" else one.policy.sample
+    start, log_prob = draw(obs, noise[:, 1])
     evolved = plain_leapfrog(one, start, 2 * noise[:, 2], 2, not normalize)
     assert (evolved.abs() > 1).any()
     actions = evolved.clamp(-1, 1)
+    if space == "pre-tanh":
+        actions, log_prob = evolved.tanh(), log_prob - (1 - evolved.tanh().square()).log().sum(-1)
     expected = (0.2 * log_prob - one.critic(obs, actions).amin(1)).mean(-1)
     loss, _, moved = one.policy_loss(obs, noise)
     assert torch.allclose(loss, expected, atol=1e-8) and torch.allclose(moved, evolved, atol=1e-8)
@@ -332,12 +341,14 @@ def test_conventional_leapfrog(normalize, steps):
     assert any(g.abs().max() > 1e-4 for g in mine)
 
     obs_of[0] = obs[:, :1]
-    start, _ = one.policy.sample(obs[:, :1], noise[:, 0, :1])
-    played = plain_leapfrog(one, start, 1.5 * noise[:, 1, :1], 1.5, not normalize).clamp(-1, 1)[:, 0]
+    squashed = torch.tanh if space == "pre-tanh" else lambda x: x.clamp(-1, 1)
+    start, _ = draw(obs[:, :1], noise[:, 0, :1])
+    played = squashed(plain_leapfrog(one, start, 1.5 * noise[:, 1, :1], 1.5, not normalize))[:, 0]
     for agent in (one, two):
         assert torch.allclose(agent.act(obs[:, 0], noise[:, :2, 0]), played, atol=1e-8)
-    still = plain_leapfrog(one, one.policy.mean_action(obs[:, :1]), torch.zeros(2, 1, 3), 2, not normalize)
-    assert torch.allclose(one.readings()["leapfrog"](obs[:, :1]), still.clamp(-1, 1), atol=1e-8)
+    zero = torch.zeros(2, 1, 3)
+    still = squashed(plain_leapfrog(one, draw(obs[:, :1], zero)[0], zero, 2, not normalize))
+    assert torch.allclose(one.readings()["leapfrog"](obs[:, :1]), still, atol=1e-8)
     assert list(two.readings()) == ["base"]
 
 
@@ -351,9 +362,11 @@ def test_baseline_two_learns_as_sac():
     assert all(torch.equal(a, b) for a, b in zip(agents[0].parameters(), agents[1].parameters()))
 
 
-def test_baseline_three_explores_as_sac_and_learns_as_hpo():
+@pytest.mark.parametrize("space", ["action", "pre-tanh"])
+def test_baseline_three_explores_as_sac_and_learns_as_hpo(space):
     plain = agent_of(sac, num_seeds=2, double=False)
     wide = {"num_seeds": 2, "double": False, "momentum_std_train": 1.5, "step_size": 0.5}  # so that the clamp acts
+    wide["leapfrog_space"] = space
     mine, full = (agent_of(script, **wide) for script in (baseline3, hpo))
     batch, noise = [x.float() for x in batch_of(2, 32)], normals(2, 3, 32, 3).float()
     obs = batch[0][:, 0]
@@ -367,22 +380,28 @@ def test_baseline_three_explores_as_sac_and_learns_as_hpo():
         assert torch.equal(mine.readings()[reading](batch[0]), full.readings()[reading](batch[0]))
 
 
-def test_noise_only_moves_actions_by_the_momentum_alone():
-    """a_K - a_0 = ε Σ_k ρ_k with ρ_k = ρ_0 √β_0/√β_k, in exploration and in training; evaluation plays the mean."""
-    agent = agent_of(noise_only, num_seeds=2, leapfrog_steps=3, momentum_std_train=2)
+@pytest.mark.parametrize("space", ["action", "pre-tanh"])
+def test_noise_only_moves_actions_by_the_momentum_alone(space):
+    """x_K - x_0 = ε Σ_k ρ_k with ρ_k = ρ_0 √β_0/√β_k, in exploration and in training; evaluation plays the mean."""
+    agent = agent_of(noise_only, num_seeds=2, leapfrog_steps=3, momentum_std_train=2, leapfrog_space=space)
     obs, noise = normals(2, 9, 11), normals(2, 3, 9, 3, seed=2)
+    before = space == "pre-tanh"
+    draw = agent.policy.draw if before else agent.policy.sample
 
     def far(std):
         schedule = [(1 - std) * (k / 3) ** 2 + std for k in range(3)]
         return 0.15 * std * sum(s / std for s in schedule)
 
-    start, log_prob = agent.policy.sample(obs, noise[:, 1])
+    start, log_prob = draw(obs, noise[:, 1])
     loss, _, evolved = agent.policy_loss(obs, noise)
     assert torch.allclose(evolved - start, far(2) * noise[:, 2], atol=1e-12) and (evolved.abs() > 1).any()
-    q = agent.critic(obs, evolved.clamp(-1, 1)).amin(1)
+    if before:
+        log_prob = log_prob - (1 - evolved.tanh().square()).log().sum(-1)
+    q = agent.critic(obs, evolved.tanh() if before else evolved.clamp(-1, 1)).amin(1)
     assert torch.allclose(loss, (0.2 * log_prob - q).mean(-1), atol=1e-9)
-    start, _ = agent.policy.sample(obs[:, :1], noise[:, 0, :1])
-    played = (start + far(1.5) * noise[:, 1, :1]).clamp(-1, 1)[:, 0]
+    start, _ = draw(obs[:, :1], noise[:, 0, :1])
+    played = (start + far(1.5) * noise[:, 1, :1])[:, 0]
+    played = played.tanh() if before else played.clamp(-1, 1)
     assert torch.allclose(agent.act(obs[:, 0], noise[:, :2, 0]), played, atol=1e-12)
     assert list(agent.readings()) == ["base"]
 
@@ -397,20 +416,22 @@ def test_noise_only_is_hpo_without_its_force(monkeypatch):
 
 
 # ----------------------------------------------------------------------- how far an action is moved
+@pytest.mark.parametrize("space", ["action", "pre-tanh"])
 @pytest.mark.parametrize("std", [0.1, 1.5])
-def test_parts_of_a_move(std):
+def test_parts_of_a_move(std, space):
     """Noise, explicit and implicit gradient sum to the move that SAC-HPO makes; the first is noise_only's."""
-    agent = agent_of(hpo, num_seeds=2, leapfrog_steps=3)
-    plain = agent_of(noise_only, num_seeds=2, leapfrog_steps=3)
+    agent = agent_of(hpo, num_seeds=2, leapfrog_steps=3, leapfrog_space=space)
+    plain = agent_of(noise_only, num_seeds=2, leapfrog_steps=3, leapfrog_space=space)
     obs, noise = normals(2, 9, 11), normals(2, 2, 9, 3, seed=2)
     parts = distance.moves(agent, obs, noise, std)
-    start, _ = agent.policy.sample(obs, noise[:, 0])
+    start, _ = agent.start(obs, noise[:, 0])
     end, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, start, noise[:, 1], std)
     assert torch.allclose(parts["total"], end - start, atol=1e-12)
     assert torch.allclose(parts["noise"] + parts["explicit"] + parts["implicit"], end - start, atol=1e-12)
     assert torch.allclose(parts["noise"], plain.evolve(start, noise[:, 1], std) - start, atol=1e-12)
     assert parts["explicit"].abs().max() > 1e-3 and parts["implicit"].abs().max() > 1e-3
-    assert torch.allclose(parts["played"], end.clamp(-1, 1) - start, atol=1e-12)
+    played = end.tanh() - start.tanh() if space == "pre-tanh" else end.clamp(-1, 1) - start
+    assert torch.allclose(parts["played"], played, atol=1e-12)
     for side, gone in ((50, "implicit"), (-50, "explicit")):  # the gate wide open, and shut
         agent.force.layers[-1].data[1::2] = side
         parts = distance.moves(agent, obs, noise, std)
@@ -488,6 +509,7 @@ def test_bullet_evaluations_do_not_depend_on_the_ones_before():
     """An environment that has played against a new one, as a resumed run evaluates with new ones."""
     for env_id in BULLET[:2]:
         used, new = (make_env(env_id) for _ in range(2))
+        used.action_space.seed(0)
         for seed in (9, 4):
             used.reset(seed=seed)
             for _ in range(40):

@@ -323,7 +323,7 @@ def test_momentum_term():
     """D4: the flag adds αβ0/2 ρ_Kᵀρ_K, HPO eq. (15)."""
     obs, noise = normals(1, 16, 11), normals(1, 3, 16, 3, seed=4)
     plain, term = agent_of(hpo), agent_of(hpo, momentum_term=True)
-    a0, _ = term.policy.sample(obs, noise[:, 1])
+    a0, _ = term.start(obs, noise[:, 1])
     _, rho = term.evolve(term.critic, term.critic.share(obs), obs, a0, noise[:, 2], 0.1, last=True)
     extra = 0.2 / 0.1**2 / 2 * (rho**2).sum(-1).mean(-1)
     assert torch.allclose(term.policy_loss(obs, noise)[0], plain.policy_loss(obs, noise)[0] + extra)
@@ -407,7 +407,11 @@ def test_exploration(space):
 
 def test_clamped_coordinates_get_no_gradient():
     """D6: Q's gradient stops at the box."""
-    agent, obs, noise = agent_of(hpo, momentum_std_train=50.0, alpha=1e-9), normals(1, 64, 11), normals(1, 3, 64, 3)
+    agent, obs, noise = (
+        agent_of(hpo, momentum_std_train=50.0, alpha=1e-9, leapfrog_space="action"),
+        normals(1, 64, 11),
+        normals(1, 3, 64, 3),
+    )
     loss, _, actions = agent.policy_loss(obs, noise.sign() * 1.0)
     assert (actions.abs() > 1).all()  # a momentum of ±50 throws everything out
     assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.policy_optimizer.parameters)) < 1e-6

@@ -201,7 +201,7 @@ def test_what_a_run_leaves(script, monkeypatch):
         tags = set(events.Tags()["scalars"])
         losses = {f"losses/qf{i}_{what}" for i in (1, 2) for what in ("loss", "values")}
         losses |= {f"losses/{x}" for x in ("qf_loss", "actor_loss", "alpha", "alpha_loss", "entropy")}
-        charts = {"SPS", "episodic_return", "episodic_length", "clamped_fraction", "clamped_fraction_replay"}
+        charts = {"SPS", "episodic_return", "episodic_length", "clamped_fraction_replay"}
         charts = {f"charts/{x}" for x in charts}
         evals = {f"eval/episodic_{x}" for x in ("return", "length", "return_base")}
         assert tags == losses | charts | evals

@@ -181,16 +181,18 @@ def test_a_seed_learns_the_same_in_any_company(member):
         assert name.endswith(("log_alpha", "shape")) or not torch.allclose(left[0], left[1])  # which begin alike
 
 
+@pytest.mark.parametrize("space", ["action", "pre-tanh"])
 @pytest.mark.parametrize("autotune", [False, True])
-def test_no_leapfrog_steps_is_sac_to_the_bit(autotune):
+def test_no_leapfrog_steps_is_sac_to_the_bit(autotune, space):
     """K = 0 with SAC's policy layers: the same weights, actions and losses from the same draws."""
     flags = {"double": False, "num_seeds": 2, "autotune": autotune}
-    left, right = agent_of(sac, **flags), agent_of(hpo, leapfrog_steps=0, **flags)
+    left, right = agent_of(sac, **flags), agent_of(hpo, leapfrog_steps=0, leapfrog_space=space, **flags)
     draws = draws_of(left, range(1, 3)), draws_of(right, range(1, 3))
     for i in range(5):
         batch, obs = [x.float() for x in batch_of(2, 256, seed=10 * i)], normals(2, 11, seed=i).float()
         (acting, noise, _), (acting1, noise1, _) = draws[0].step(i), draws[1].step(i)
         a, b = left.update(batch, noise), right.update(batch, noise1)
+        b["actions"] = b["actions"].tanh() if space == "pre-tanh" else b["actions"]  # where the chain ends, u
         assert all(torch.equal(a[name], b[name]) for name in a)
         assert torch.equal(left.act(obs, acting), right.act(obs, acting1))
         states = obs[:, None]
