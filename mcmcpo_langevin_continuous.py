@@ -57,7 +57,7 @@ class Args(RunArgs):
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # step of the target networks
     policy_lr: float = 3e-4  # Adam's learning rate for the policy
-    dynamics_lr: float = 3e-4  # Adam's learning rate for h
+    dynamics_lr: float = 1e-5  # Adam's learning rate for h: with the policy's, the flow drags it away (docs/mcmcpo.md)
     q_lr: float = 3e-4  # Adam's learning rate for the critics
     exploration_noise: float = 0.1  # standard deviation of the noise on played actions (TD3)
     policy_noise: float = 0.2  # standard deviation of the noise on the target's actions (TD3)
