@@ -6,11 +6,11 @@
     python analysis/distance.py draw results/distance/*.csv --output docs/distance.png
 
 `train` is `sac_hpo_continuous.py`, which it imports (go on with a stopped run by it too), and measures every 1,000
-steps, on the batch of that update, the move a_K - a_0 before the clamp, once with the momentum of training and once
-with exploration's. With the forces that the trajectory met, a leapfrog is linear in ρ_0 and in F = σ g + (1 - σ) T,
-so the move is exactly the sum of three: what the momentum alone, σ g alone (explicit gradient) and (1 - σ) T alone
-(implicit gradient) would do. A distance is the root mean square over batch and action dimensions, where [-1, 1] is
-the range of an action. `played` is the move that is left after the clamp.
+steps, on the batch of that update, the move of the chain, x_K - x_0 (of u before the tanh, or with --leapfrog-space
+action of a before the clamp), once with the momentum of training and once with exploration's. With the forces that the
+trajectory met, a leapfrog is linear in ρ_0 and in F = σ g + (1 - σ) T, so the move is exactly the sum of three: what
+the momentum alone, σ g alone (explicit gradient) and (1 - σ) T alone (implicit gradient) would do. A distance is the
+root mean square over batch and action dimensions. `played` is how far the action moves, whose range is [-1, 1].
 """
 
 import argparse
@@ -43,13 +43,12 @@ def split(force: hpo.Force, obs, actions, g) -> tuple[torch.Tensor, torch.Tensor
 
 @torch.no_grad()
 def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) -> dict[str, torch.Tensor]:
-    """The parts of a_K - a_0, (S, B, d) each, at obs (S, B, ds), for noise (S, 2, B, d) of a_0 and ρ_0."""
-    share, start = agent.critic.share(obs), agent.policy.sample(obs, noise[:, 0])[0]
+    """The parts of x_K - x_0, (S, B, d) each, at obs (S, B, ds), for noise (S, 2, B, d) of a_0 and ρ_0."""
+    share, start = agent.critic.share(obs), agent.start(obs, noise[:, 0])[0]
     met = []
 
-    def force(actions):
-        g = -torch.nn.functional.normalize(agent.critic.slope(share, actions)[1], dim=-1)
-        met.append(split(agent.force, obs, actions, g))
+    def force(x):
+        met.append(split(agent.force, obs, *agent.gradient(agent.critic, share, x)))
         return met[-1][0] + met[-1][1]
 
     size, stds = agent.args.step_size, hpo.momentum_stds(std, agent.args.leapfrog_steps)
@@ -59,7 +58,8 @@ def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) 
     for i, name in enumerate(("explicit", "implicit")):
         forces = iter([f[i] for f in met]).__next__
         parts[name] = hpo.leapfrog(lambda _, f=forces: f(), still, still, size, stds, last=False)[0]
-    return parts | {"total": end - start, "played": end.clamp(-1, 1) - start}
+    played = agent.end(end, noise[:, 0, :, 0])[0] - agent.end(start, noise[:, 0, :, 0])[0]  # densities do not matter
+    return parts | {"total": end - start, "played": played}
 
 
 def train(flags: list[str]) -> int:

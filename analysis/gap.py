@@ -2,15 +2,16 @@
 
     python analysis/gap.py runs/Hopper-v4__sac_hpo_continuous__1__1763720000 [more run folders ...]
     python analysis/gap.py RUN --step 50000                    # of a run with --keep-agents
-    python analysis/gap.py --show results/gap/Hopper-v4.csv    # the table of a file that --output wrote
+    python analysis/gap.py --show results/gap/*.csv            # the table of files that --output wrote
 
-HPO says that the dynamics narrow the gap between a policy network's action distribution and the best one, and measures
-it nowhere. Here the critics are frozen, and at STATES states of an episode that the agent plays three numbers are taken
-with the same random numbers, DRAWS a state: the objective E[min(Q1, Q2)(s, a_K) - α log π] of the policy without its
-dynamics; with them, as the script's own loss has it (eq. 15 without the term in ρ_K); and of a tanh-squashed Gaussian
-whose mean and standard deviation Adam has fitted to each state alone, begun at the policy's, on other draws than those
-that judge it. Gaps are differences to the last, in units of the return; a line gives their means over seeds with a 95%
-interval, and the interval of what the dynamics add.
+HPO says that the dynamics narrow the gap between a policy network's action distribution and the best one, and
+measures it nowhere. Here the critics are frozen, and at STATES states of an episode that the agent plays three
+numbers are taken with the same random numbers, DRAWS a state: the objective E[min(Q1, Q2)(s, a_K) - α log π] of the
+policy without its dynamics; with them, as the script's own loss has it (eq. 15 without the term in ρ_K, so its
+entropy is that of action and momentum together); and of a tanh-squashed Gaussian whose mean and standard deviation
+Adam has fitted to each state alone, begun at the policy's, on other draws than those that judge it. Gaps are
+differences to the last, in units of the return; a line gives their means over seeds with a 95% interval, and the
+interval of what the dynamics add.
 """
 
 import csv
@@ -24,6 +25,7 @@ import numpy as np
 import scipy.stats
 import torch
 import tyro
+from collect import command
 from play import load  # which finds runtime/ too
 
 from runtime.environments import make_env  # isort: skip
@@ -39,7 +41,7 @@ class Args:
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()  # runs' folders
     step: int | None = None  # the agents of this step, from runs with --keep-agents; otherwise agent.pt
     output: Path | None = None  # keep the numbers of each seed in this CSV
-    show: Path | None = None  # measure nothing, print the table of this CSV
+    show: tuple[Path, ...] = ()  # measure nothing, print the table of these CSVs
 
 
 def visited(agent) -> torch.Tensor:
@@ -62,7 +64,8 @@ def objective(agent, obs: torch.Tensor, noise: torch.Tensor, dynamics: bool) -> 
     """Minus the script's policy loss, (S,), at states (S, n, ds), for noise (S, .., n · draws, d)."""
     given = agent.args
     if hasattr(given, "leapfrog_steps"):
-        agent.args = dataclasses.replace(given, leapfrog_steps=given.leapfrog_steps * dynamics, momentum_term=False)
+        plain = {name: 0 for name in ("momentum_term", "spread_weight") if hasattr(given, name)}
+        agent.args = dataclasses.replace(given, leapfrog_steps=given.leapfrog_steps * dynamics, **plain)
     try:
         many = obs.repeat(1, noise.shape[2] // obs.shape[1], 1)
         return -agent.policy_loss(many, noise)[0]
@@ -71,13 +74,21 @@ def objective(agent, obs: torch.Tensor, noise: torch.Tensor, dynamics: bool) -> 
 
 
 def gaussian(agent, obs, mean, log_std, noise) -> torch.Tensor:
-    """E[min(Q1, Q2)(s, a) - α log π(a|s)] of tanh-squashed Gaussians (S, n, d), each state's own: (S, n)."""
+    """E[min(Q1, Q2)(s, a) - α log π(a|s)] of tanh-squashed Gaussians (S, n, d), each state's own: (S, n).
+
+    Of MCMC-PO E[min(Q1, Q2)(s, a)] - β D̂ instead, D̂ the divergence from its prior (MCMC-PO eq. 17 for K = 0)."""
     draws = noise.shape[1] // obs.shape[1]
     many, mean, log_std = (x.repeat(1, draws, 1) for x in (obs, mean, log_std))
     u = mean + log_std.exp() * noise
     log_slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
     log_prob = (-log_std - noise.square() / 2 - log_slope).sum(-1) - u.shape[-1] * math.log(2 * math.pi) / 2
-    value = agent.critic(many, u.tanh()).amin(1) - agent.log_alpha.exp().detach() * log_prob
+    value = agent.critic(many, u.tanh()).amin(1)
+    if hasattr(agent, "prior"):
+        with torch.no_grad():
+            prior = torch.distributions.Normal(*(f(x) for f, x in zip((torch.clone, torch.exp), agent.prior(many))))
+        value = value - agent.pid.beta[:, None] * (log_prob + log_slope.sum(-1) - prior.log_prob(u).sum(-1))
+    else:
+        value = value - agent.log_alpha.exp().detach() * log_prob
     return value.unflatten(1, (draws, -1)).mean(1)
 
 
@@ -130,24 +141,34 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def shown(paths: tuple[Path, ...]) -> str:
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        fail(f"no file {', '.join(missing)}: --show takes what --output wrote")
+    lines = [[line for line in path.read_text().splitlines() if not line.startswith("#")] for path in paths]
+    return table([row for rows in lines for row in csv.DictReader(rows)])
+
+
 def main(args: Args) -> None:
     if args.show:
-        return print(table(list(csv.DictReader(args.show.open()))))
+        return print(shown(args.show))
     if not args.folders:
-        fail("name run folders, or --show and a CSV")
-    rows = []
+        fail("name run folders, or --show and CSVs")
+    rows, head = [], []
     for folder in args.folders:
         agent, config = load(folder, args.step), json.loads((folder / "config.json").read_text())
         if not hasattr(agent, "policy_loss") or not hasattr(agent.policy, "draw"):
             fail(f"{folder} is a run of {config['script']}.py, whose policy this cannot measure")
         found = measure(agent, visited(agent))
-        name = config["script"] + "".join(f" {flag}" for flag in [config["args"].get("exp_name")] if flag)
+        arm = config["args"].get("exp_name")
+        name = config["script"] + (f" {arm}" if arm and arm != "as-is" else "")  # analysis/readings.py's names
+        head += [f"# of {command(config)}", f"#   commit {config['commit']}; {config['device']}"]
         for i in range(agent.args.num_seeds):
             rows.append({"environment": agent.args.env_id, "script": name, "seed": agent.args.seed + i}
                         | {part: f"{values[i].item():.4f}" for part, values in found.items()})  # fmt: skip
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with args.output.open("w") as file:
+            print(f"# python analysis/gap.py, {agent.args.env_id}, the agents at the end", *head, sep="\n", file=file)
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

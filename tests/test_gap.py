@@ -1,8 +1,11 @@
 """analysis/gap.py: objectives and fitted Gaussians against integration; the dynamics against a known target."""
 
+import mcmcpo_hmc_continuous as mcmcpo
 import sac_hpo_continuous as hpo
 
+import baseline1
 import gap
+import noise_only
 import policy_shape
 import pytest
 import torch
@@ -118,8 +121,30 @@ def test_what_figure_8_draws():
     many = obs.expand(-1, policy_shape.DRAWS, -1)
     assert torch.allclose(base, agent.policy.sample(many, noise[0])[0].detach())
     triple = torch.stack([noise[0], noise[0], noise[1]], dim=1)
-    assert torch.allclose(evolved, agent.policy_loss(many, triple)[2].clamp(-1, 1), atol=1e-6)
+    assert torch.allclose(evolved, agent.policy_loss(many, triple)[2].tanh(), atol=1e-6)
     values, axis = policy_shape.landscape(agent, obs, (2, 0))
     action = agent.policy.mean_action(obs)
     action[..., 2], action[..., 0] = axis[7], axis[40]
     assert torch.allclose(values[:, 40, 7], agent.critic(obs, action).amin(1)[:, 0], atol=1e-6)
+
+
+def test_noise_and_mcmcpo_are_measured_too():
+    """Without steps the objective is the plain Gaussian's; MCMC-PO's prices the divergence from its prior, at β."""
+    noise = torch.randn(2, 4, 6 * 2000, 3, generator=torch.Generator().manual_seed(0))
+    obs = normals(2, 6, 11).float()
+    for script in (noise_only, baseline1, mcmcpo):
+        agent = script.Agent(script.Args(cuda=False, num_seeds=2), 11, 3, torch.device("cpu"))
+        if script is mcmcpo:
+            for p in agent.policy.parameters():
+                p.data += 2e-3  # away from the prior
+        given = agent.args
+        with torch.no_grad():
+            by_hand = gap.gaussian(agent, obs, *agent.policy(obs), noise[:, 1]).mean(1)
+        assert torch.allclose(gap.objective(agent, obs, noise, False), by_hand, atol=1e-4)
+        assert not torch.allclose(gap.objective(agent, obs, noise, True), by_hand, atol=1e-4) and agent.args == given
+    gaussians = [torch.distributions.Normal(m, s.exp()) for m, s in (agent.policy(obs), agent.prior(obs))]
+    price = torch.distributions.kl_divergence(*gaussians).sum(-1).mean(1)
+    with torch.no_grad():
+        u = agent.policy.draw(obs.repeat(1, 2000, 1), noise[:, 1])[0]
+        q = agent.critic(obs.repeat(1, 2000, 1), u.tanh()).amin(1).mean(1)
+    assert torch.allclose(q - by_hand, price, rtol=0.05) and (price > 0.1).all()  # at β = 1, by sampling

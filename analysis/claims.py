@@ -1,0 +1,140 @@
+"""What the papers show and say: the arms of each figure and table, printed numbers, and the claims of the texts."""
+
+import dataclasses
+
+MUJOCO = "HalfCheetah-v4 Hopper-v4 Walker2d-v4 Ant-v4 Humanoid-v4".split()
+BULLET = "HumanoidBulletEnv-v0 HumanoidFlagrunBulletEnv-v0 HumanoidFlagrunHarderBulletEnv-v0".split()
+PIXELS = "dm_control/cheetah-run-v0 dm_control/finger-spin-v0 dm_control/walker-walk-v0".split()
+ABLATED = ["Ant-v4", "HumanoidBulletEnv-v0"]
+THREE = ["Hopper-v4", "HalfCheetah-v4", "Ant-v4"]
+HARDER = BULLET[2]
+SAC, NF, HPO = ("sac_continuous", ""), ("sac_nf_continuous", ""), ("sac_hpo_continuous", "")  # script and flags
+BASELINE1, BASELINE2, BASELINE3, NOISE = ((name, "") for name in ("baseline1", "baseline2", "baseline3", "noise_only"))
+AE, AE_HPO = ("sac_hpo_pixels", "--leapfrog-steps 0"), ("sac_hpo_pixels", "")
+SAC05, HMC, LANGEVIN = (
+    ("sac_continuous", "--alpha 0.05"),
+    ("mcmcpo_hmc_continuous", ""),
+    ("mcmcpo_langevin_continuous", ""),
+)
+STEPS = {k: ("sac_hpo_continuous", f"--leapfrog-steps {k}") for k in (1, 2, 3)}
+EXPLORE = {std: ("sac_hpo_continuous", f"--momentum-std-explore {std}") for std in (0.5, 1.0, 1.5)}
+TRAIN = {std: ("sac_hpo_continuous", f"--momentum-std-train {std}") for std in (0.01, 0.1, 0.2, 1.0)}
+NAMES = {SAC: "SAC", NF: "SAC-NF", HPO: "SAC-HPO", AE: "SAC-AE", AE_HPO: "SAC-AE-HPO", SAC05: "SAC, α 0.05"}
+NAMES |= {BASELINE1: "baseline-1", BASELINE2: "baseline-2", BASELINE3: "baseline-3", NOISE: "noise only"}
+NAMES |= {HMC: "MCMC-PO, HMC", LANGEVIN: "MCMC-PO, Langevin"} | {arm: f"K = {k}" for k, arm in STEPS.items()}
+NAMES |= {arm: f"1/√β0 exploring {std}" for std, arm in EXPLORE.items()}
+NAMES |= {arm: f"1/√β0 training {std}" for std, arm in TRAIN.items()}
+PRINTED = {  # the papers' numbers
+    "table5": dict(zip(BULLET, (("1357 ± 269", "1695 ± 258", "2518 ± 219"), ("61 ± 25", "148 ± 59", "164 ± 32"),
+                                ("45 ± 21", "77 ± 34", "113 ± 28")))),
+    "table1": dict(zip(THREE, (("3281.1 ± 168.1", *["4021.3 ± 172.2"] * 2), ("2613.2 ± 102.8", *["2925.7 ± 133.1"] * 2),
+                               ("3492.1 ± 126.9", *["4037.1 ± 158.1"] * 2)))),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    item: str
+    title: str
+    arms: tuple  # script and flags of each curve
+    env_ids: tuple
+    measures: tuple = ("best", "mean")
+    beside: tuple = ()  # arms of other items, shown as far as this one's go
+
+
+SECTIONS = [
+    Section("table5", "HPO Table 5: best return, PyBullet", (SAC, NF, HPO), tuple(BULLET), ("best",)),
+    Section(
+        "table1", "MCMC-PO Table 1: return at the end", (SAC05, HMC, LANGEVIN), tuple(THREE), ("last",), (SAC, HPO)
+    ),
+    Section("figure3", "HPO Figure 3: MuJoCo", (SAC, HPO), tuple(MUJOCO)),
+    Section("figure4", "HPO Figure 4: PyBullet", (SAC, NF, HPO), tuple(BULLET)),
+    Section("figure5", "HPO Figure 5: from pixels", (AE, AE_HPO), tuple(PIXELS)),
+    Section(
+        "figure6", "HPO Figure 6 and Table 6: ablations", (SAC, HPO, BASELINE1, BASELINE2, BASELINE3), tuple(ABLATED)
+    ),
+    Section("figure7", "HPO Figure 7 (a): leapfrog steps", tuple(STEPS.values()), ("Hopper-v4",)),
+    Section("figure7", "HPO Figure 7 (b): 1/√β0 in exploration", tuple(EXPLORE.values()), ("Ant-v4",)),
+    Section("figure7", "HPO Figure 7 (c): 1/√β0 in training", tuple(TRAIN.values()), (HARDER,)),
+    Section(
+        "ablations",
+        "What the papers lack: the ablations on Hopper-v4",
+        (SAC, HPO, BASELINE1, BASELINE2, BASELINE3, NOISE),
+        ("Hopper-v4",),
+    ),
+    Section("noise", "What the papers lack: the momentum's noise alone", (SAC, HPO, NOISE), tuple(MUJOCO)),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    item: str
+    where: str
+    text: str
+    wanted: str  # of the parts: all, any, same, differ (intervals.verdict)
+    measure: str  # "spread" compares how far seeds lie apart
+    env_ids: tuple
+    couples: tuple  # X, Y: a part is X - Y on an environment
+
+    def parts(self) -> list[tuple]:
+        return [(env_id, x, y, self.measure) for x, y in self.couples for env_id in self.env_ids]
+
+
+def claims(item: str, where: str, env_ids, *rows) -> list[Claim]:
+    return [Claim(item, where, text, *how, tuple(env_ids), tuple(couples)) for text, how, *couples in rows]
+
+
+FASTER, MORE, ENDS, STEADIER = ("all", "mean"), ("all", "best"), ("all", "last"), ("all", "spread")
+SAME, ANY, DIFFER = ("same", "best"), ("any", "best"), ("differ", "best")
+E05, E10, E15 = EXPLORE.values()
+T001, T01, T02, T1 = TRAIN.values()
+CLAIMS = [
+    *claims(
+        "figure3", "HPO 5.1.1", MUJOCO,
+        ("SAC-HPO learns faster than SAC on all five tasks", FASTER, (HPO, SAC)),
+        ("SAC-HPO reaches more than SAC on all five tasks", MORE, (HPO, SAC)),
+        ("SAC-HPO's seeds lie closer together on every task", STEADIER, (HPO, SAC)),
+    ),
+    *claims(
+        "table5", "HPO 5.1.2", BULLET,
+        ("SAC-HPO learns fastest on the three PyBullet tasks", FASTER, (HPO, SAC), (HPO, NF)),
+        ("SAC-HPO reaches most on the three PyBullet tasks", MORE, (HPO, SAC), (HPO, NF)),
+    ),
+    *claims(
+        "figure5", "HPO 5.1.3", PIXELS,
+        ("SAC-AE-HPO learns faster than SAC-AE on all three tasks", FASTER, (AE_HPO, AE)),
+        ("SAC-AE-HPO reaches more than SAC-AE on all three tasks", MORE, (AE_HPO, AE)),
+    ),
+    *claims(
+        "figure6", "HPO 5.2.1", ABLATED,
+        ("the learned force reaches more than the plain leapfrog (baseline-1)", MORE, (HPO, BASELINE1)),
+        ("and its seeds lie closer together", STEADIER, (HPO, BASELINE1)),
+        ("dynamics in both reach more than in exploration alone or in training alone (baselines 1, 2, 3)",
+         MORE, (BASELINE1, BASELINE2), (BASELINE1, BASELINE3)),
+        ("dynamics in exploration alone reach more than in training alone", MORE, (BASELINE2, BASELINE3)),
+    ),
+    *claims(
+        "figure7", "HPO 5.2.2", ["Hopper-v4"],
+        ("K = 2 and K = 3 reach more than K = 1", MORE, (STEPS[2], STEPS[1]), (STEPS[3], STEPS[1])),
+        ("K = 2 and K = 3 reach about the same", SAME, (STEPS[3], STEPS[2])),
+    ),
+    *claims(
+        "figure7", "HPO 5.2.2", ["Ant-v4"],
+        ("the return is sensitive to 1/√β0 in exploration", DIFFER, (E05, E10), (E05, E15), (E10, E15)),
+        ("and the largest is not the best", ANY, (E05, E15), (E10, E15)),
+    ),
+    *claims(
+        "figure7", "HPO 5.2.2", [HARDER],
+        ("the return is not sensitive to 1/√β0 in training, 0.01 to 0.2", SAME, (T001, T01), (T001, T02), (T01, T02)),
+        ("at 1/√β0 = 1 in training it degrades", MORE, (T001, T1), (T01, T1), (T02, T1)),
+    ),
+    *claims(
+        "table1", "MCMC-PO 5", THREE,
+        ("MCMC-PO (HMC) ends above SAC on all three tasks", ENDS, (HMC, SAC05)),
+        ("MCMC-PO (Langevin) ends above SAC on all three tasks", ENDS, (LANGEVIN, SAC05)),
+    ),
+    *claims(
+        "noise", "nowhere", MUJOCO,
+        ("the dynamics reach more than their noise alone on all five tasks", MORE, (HPO, NOISE)),
+    ),
+]  # fmt: skip

@@ -1,0 +1,140 @@
+"""How MCMC-PO's D̂, β, ε, σ, gate and returns went in a run: the logs' means in a small file, a table, a figure.
+
+    python analysis/controllers.py collect runs/Hopper-v4__mcmcpo_hmc_continuous__1__1795612719    # -> results/mcmcpo/
+    python analysis/controllers.py table results/mcmcpo/*.csv
+    python analysis/controllers.py draw results/mcmcpo/*.csv --output docs/mcmcpo.png
+
+A row of a file is the mean over seeds and over EVERY steps of what TensorBoard holds; `return` is an evaluation's,
+where there was one. ε is the mean over action dimensions. A table's row is the last tenth of a run.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from collect import collect
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from runtime.messages import Refused, fail, tell  # isort: skip
+
+ROOT = Path(__file__).resolve().parent.parent
+EVERY = 1_000
+COLUMNS = {"distance": "D̂", "distance_target": "target", "beta": "β", "step_size": "ε", "policy_std": "σ",
+           "gate": "gate", "move": "move", "return": "return"}  # fmt: skip
+
+
+def column(tag: str) -> str | None:
+    """The column that a tag of TensorBoard belongs to."""
+    name = tag.removeprefix("losses/").removeprefix("charts/").rstrip("0123456789").rstrip("_")
+    return "return" if tag == "eval/episodic_return" else name if name in COLUMNS else None
+
+
+def logged(folder: Path) -> dict[int, dict[str, float]]:
+    """{step: {column: mean}} of a run's event files."""
+    cells = {}
+    for events in sorted(folder.glob("seed-*")):
+        log = EventAccumulator(str(events), size_guidance={"scalars": 0})
+        log.Reload()
+        for tag in filter(column, log.Tags()["scalars"]):
+            for x in log.Scalars(tag):
+                step = -(-x.step // EVERY) * EVERY
+                cells.setdefault(step, {}).setdefault(column(tag), []).append(x.value)
+    return {step: {name: float(np.mean(values)) for name, values in cells[step].items()} for step in sorted(cells)}
+
+
+def keep(folder: Path) -> Path:
+    name, text = collect([folder])
+    path = (
+        ROOT
+        / "results"
+        / "mcmcpo"
+        / name.replace("__matmul-precision-medium", "").replace("__learning-starts-1000", "")
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    rows = [
+        ",".join([str(step), *(f"{cells[name]:.5g}" if name in cells else "" for name in COLUMNS)])
+        for step, cells in logged(folder).items()
+    ]
+    path.write_text("\n".join([*head, ",".join(["step", *COLUMNS]), *rows]) + "\n")
+    return path
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Columns (T,), NaN where nothing was logged."""
+    with path.open() as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in ("step", *COLUMNS)}
+
+
+def title(path: Path) -> str:
+    env_id, script, *flags = path.stem.split("__")
+    method = {"mcmcpo_hmc_continuous": "HMC", "mcmcpo_langevin_continuous": "Langevin"}.get(script, script)
+    return f"{env_id}, {method}" + "".join(f" --{flag}" for flag in flags)
+
+
+def table(paths: list[Path]) -> str:
+    lines = ["| run | steps | D̂ (its target) | β | ε | σ | gate | returns |", "|" + " --- |" * 8]
+    for path in paths:
+        data = read(path)
+        late = data["step"] > 0.9 * data["step"][-1]
+        mean = {name: values[late & np.isfinite(values)] for name, values in data.items()}
+        shown = {name: f"{values.mean():.2g}" if len(values) else "" for name, values in mean.items()}
+        returns = ", ".join(f"{x:.0f}" for x in data["return"] if np.isfinite(x))
+        cells = [title(path), f"{data['step'][-1]:,.0f}", f"{shown['distance']} ({shown['distance_target']})"]
+        lines.append(
+            "| "
+            + " | ".join([*cells, *(shown[x] for x in ("beta", "step_size", "policy_std", "gate")), returns])
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def draw(paths: list[Path], output: Path) -> None:
+    """A panel for each quantity, a line for each run."""
+    names = ["distance", "beta", "step_size", "policy_std", "gate", "return"]
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7))
+    for axis, name in zip(axes.flat, names):
+        for path in paths:
+            data = read(path)
+            there = np.isfinite(data[name])
+            axis.plot(data["step"][there] / 1000, data[name][there], label=title(path), lw=1)
+        axis.set(title=COLUMNS[name], xlabel="thousand environment steps")
+        axis.set_yscale("linear" if name in ("gate", "return") else "log")
+        axis.grid(alpha=0.3)
+    figure.legend(*axes.flat[-1].get_legend_handles_labels(), loc="lower center", ncols=2, fontsize=8)
+    figure.tight_layout(rect=(0, 0.025 * len(paths), 1, 1))
+    figure.savefig(output, dpi=80, metadata={"Software": None})
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("collect", "table", "draw"))
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--output", type=Path, help="the figure of draw")
+    args = parser.parse_args(argv)
+    if missing := [
+        str(path) for path in args.paths if not (path / "config.json" if args.what == "collect" else path).is_file()
+    ]:
+        fail(f"{', '.join(missing)}: name {'run folders' if args.what == 'collect' else 'files of results/mcmcpo/'}")
+    if args.what == "draw" and not args.output:
+        fail("draw needs --output, such as --output docs/mcmcpo.png")
+    if args.what == "draw":
+        draw(args.paths, args.output)
+    else:
+        print("\n".join(str(keep(path)) for path in args.paths) if args.what == "collect" else table(args.paths))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Refused as refusal:
+        tell(refusal)
+        sys.exit(2)

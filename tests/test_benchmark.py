@@ -1,0 +1,190 @@
+"""From results files to the page of tables, curves and verdicts, on made-up returns."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import benchmark
+import cells
+import claims
+import numpy as np
+import pytest
+from cells import ROOT, SCALES, Place, chosen, read
+from claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
+
+LIST = ROOT / "benchmark.sh"
+
+
+def put(place, its, curves):
+    """The results file of a cell whose seeds' evaluations (S, T) are these, each in one episode."""
+    steps = np.linspace(0, its.steps, len(curves[0]) + 1).astype(int)[1:]
+    rows = [f"{t},{s + 1},0,{curves[s][i]},10" for i, t in enumerate(steps) for s in range(its.seeds)]
+    head = ["# python x.py", "#   commit 0123456789; cpu, 1 threads", "step,seed,episode,return,length"]
+    cells.write_whole(place.results(its), "\n".join([*head, *rows]) + "\n")
+
+
+def made_up(level, rng, seeds=8):
+    """Curves that climb to a level, and seeds that differ by one."""
+    return np.linspace(0.5, 1, 4) * level + rng.normal(size=(seeds, 1))
+
+
+@pytest.fixture
+def results(tmp_path):
+    return benchmark.Results(Place(tmp_path, "laptop"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_list_names_a_cell_for_every_curve_and_claim(scale):
+    results = benchmark.Results(Place(Path("."), scale))
+    for arm, env_id in {(arm, env_id) for s in SECTIONS for arm in s.arms for env_id in s.env_ids}:
+        assert results.cell(arm, env_id), (arm, env_id)
+    shown = {results.cell(arm, env_id) for s in SECTIONS for arm in s.arms for env_id in s.env_ids}
+    assert shown == {*chosen(results.lines, [])}  # and no curve is run in vain
+    for claim in CLAIMS:
+        assert all(results.cell(arm, env_id) for env_id, x, y, _ in claim.parts() for arm in (x, y))
+    for section in SECTIONS:
+        its = {results.cell(arm, env_id) for arm in section.arms for env_id in section.env_ids}
+        extra = {results.cell(SAC, env_id) for env_id in section.env_ids} if section.item == "noise" else set()
+        assert its - extra <= {*chosen(results.lines, [section.item])}, section.item
+
+
+def test_items_have_the_papers_seeds_and_steps():
+    paper, laptop, smoke = (
+        {c.name: c for c in chosen(read(LIST, scale), [])} for scale in ("paper", "laptop", "smoke")
+    )
+    assert paper.keys() == laptop.keys() == smoke.keys() and len(paper) == 55
+    assert {(c.seeds, c.steps) for c in chosen(read(LIST, "paper"), ["table1"])} == {(5, 500_000)}
+    assert {(c.seeds, c.steps) for c in chosen(read(LIST, "paper"), ["figure3", "table5"])} == {(4, 1_000_000)}
+    shown = {c.name: (c.seeds, c.steps) for c in chosen(read(LIST, "laptop"), ["table1"])}
+    assert {*shown.values()} == {(4, 100_000)} and len(shown) == 9
+    states = [c for c in laptop.values() if "pixels" not in c.name and c.name not in shown]
+    assert {(c.seeds, c.steps) for c in states} == {(8, 100_000)}
+    for c in laptop.values():
+        if "pixels" in c.name:  # a tenth of 500,000 simulator steps
+            assert c.steps * (4 if "cheetah" in c.name else 2) == 50_000 and paper[c.name].steps == 10 * c.steps
+    assert laptop["Ant-v4__sac_hpo_continuous"].flags == ("--keep-agents",)  # for Figure 8, whichever item is run
+    assert laptop["Hopper-v4__sac_hpo_continuous"].flags == ()  # K = 2 of Figure 7 is Table 4's
+    assert laptop["Hopper-v4__sac_hpo_continuous__leapfrog-steps-3"].flags == ("--leapfrog-steps", "3")
+
+
+def test_tables_show_printed_numbers_beside_ours(results):
+    its = results.cell(NF, "HumanoidBulletEnv-v0")
+    put(results.place, its, [[1, 5 + s, 3] for s in range(8)])  # best 5 to 12: 8.5 ± 2.45; last 3; means 3 to 5.33
+    text = benchmark.section_text(SECTIONS[0], results)
+    assert "| HumanoidBulletEnv-v0 | 1357 ± 269 | not run | 1695 ± 258 | 8 ± 2 (8) | 2518 ± 219 | not run |" in text
+    assert "| HumanoidFlagrunBulletEnv-v0 | 61 ± 25 | not run | 148 ± 59 | not run | 164 ± 32 | not run |" in text
+    assert "| HumanoidFlagrunHarderBulletEnv-v0 | 45 ± 21 | not run | 77 ± 34 | not run | 113 ± 28 | not run |" in text
+    put(results.place, results.cell(claims.LANGEVIN, "Ant-v4"), [[9, 4 + s] for s in range(4)])
+    text = benchmark.section_text(SECTIONS[1], results)
+    row = "| Ant-v4 | 3492.1 ± 126.9 | not run | 4037.1 ± 158.1 | not run | 4037.1 ± 158.1 | 6 ± 1 (4) |"
+    assert row in text and "3281.1 ± 168.1" in text and "2925.7 ± 133.1" in text
+    assert text.splitlines()[0].endswith("| MCMC-PO, Langevin: printed | ours | SAC | SAC-HPO |")
+    paper = benchmark.Results(Place(results.place.base, "paper"))  # 1,000,000 steps of SAC beside 500,000 of table1
+    put(paper.place, paper.cell(SAC, "Ant-v4"), [[9, 4 + s, 7, 8] for s in range(4)])
+    assert "| 4037.1 ± 158.1 | not run | 6 ± 1 (4) | not run |" in benchmark.section_text(SECTIONS[1], paper)
+    for part in ("2613.2 ± 102.8", "4021.3 ± 172.2"):
+        assert part in text
+
+
+def test_aggregates_by_hand(results):
+    """Two tasks of three; in each SAC's best are all below SAC-HPO's: IQM by hand on scores from 0 to 1."""
+    (section,) = (s for s in SECTIONS if s.item == "figure3")
+    for env_id in ("Hopper-v4", "Ant-v4"):
+        put(results.place, results.cell(SAC, env_id), [[0, 1 + s] for s in range(8)])  # best 1 to 8
+        put(results.place, results.cell(HPO, env_id), [[0, 9 + s] for s in range(8)])  # best 9 to 16
+    text = benchmark.aggregates(section, "best", results)
+    # of SAC's 16 scores the middle eight are 3, 3, .., 6, 6 sixteenths, so 4.5/16 = 0.28; SAC-HPO's 12.5/16 = 0.78
+    assert "| 2 of 5 tasks (best) |" in text and "| SAC | 0.28 | [" in text and "| SAC-HPO | 0.78 | [" in text
+    assert text.endswith("| 1.00 | [1.00, 1.00] |")
+    low, high = map(float, re.search(r"SAC \| 0.28 \| \[([\d.]+), ([\d.]+)\]", text).groups())
+    assert 0.15 < low < 0.28 < high < 0.42
+
+
+def said(results, start):
+    (row,) = (row for row in benchmark.verdicts(results).splitlines() if row.startswith(f"| {start}"))
+    return row
+
+
+def test_verdicts_of_claims_about_several_tasks(tmp_path):
+    """It holds on five tasks; on four and one missing nothing can be told; where one contradicts it does not hold."""
+    rng = np.random.default_rng(0)
+    more, faster = "SAC-HPO reaches more than SAC on all", "SAC-HPO learns faster than SAC on all"
+    for i, env_id in enumerate(claims.MUJOCO):
+        results = benchmark.Results(Place(tmp_path, "laptop"))
+        put(results.place, results.cell(SAC, env_id), made_up(100, rng))
+        put(results.place, results.cell(HPO, env_id), made_up(120, rng))
+        row = said(results, more)
+        assert ("**holds**" in row) == (i == 4) and ("**cannot be told**" in row) == (i < 4), i
+        assert row.count("not run") == 4 - i
+    assert "**holds**" in said(results, faster)
+    low, high = map(int, re.search(r"Hopper: \+\d+ \[\+(\d+), \+(\d+)\]", row).groups())
+    assert 17 < low <= 20 <= high < 23
+    put(results.place, results.cell(HPO, "Hopper-v4"), made_up(95, rng))
+    row = said(benchmark.Results(results.place), more)
+    assert "**does not hold**" in row and re.search(r"Hopper: -\d \[-\d, -\d\]", row)
+    assert "**does not hold**" in said(benchmark.Results(results.place), faster)
+
+
+def test_verdicts_of_about_the_same_and_of_spread(tmp_path):
+    rng = np.random.default_rng(1)
+    place = Place(tmp_path, "laptop")
+    for level, others, verdict in ((105, 100, "holds"), (150, 100, "does not hold"), (120, 100, "cannot be told")):
+        results = benchmark.Results(place)
+        put(place, results.cell(STEPS[3], "Hopper-v4"), made_up(level, rng))
+        put(place, results.cell(STEPS[2], "Hopper-v4"), made_up(others, rng))
+        assert f"**{verdict}**" in said(benchmark.Results(place), "K = 2 and K = 3 reach about the same"), level
+    for env_id in claims.ABLATED:
+        results = benchmark.Results(place)
+        put(place, results.cell(HPO, env_id), made_up(100, rng))
+        put(place, results.cell(claims.BASELINE1, env_id), 100 + 30 * (made_up(100, rng) - 100))
+    row = said(benchmark.Results(place), "and its seeds lie closer together")
+    assert "**holds**" in row and re.search(r"Ant: \+3\.\d\d \[\+[12]\.\d\d, ", row)  # log 30 is 3.4
+
+
+def test_one_seed_tells_nothing(tmp_path):
+    (tmp_path / "list").write_text(LIST.read_text().replace("8 x", "1 x"))
+    results = benchmark.Results(Place(tmp_path, "laptop"), tmp_path / "list")
+    for arm, level in ((SAC, 1), (HPO, 100)):
+        for env_id in claims.MUJOCO:
+            put(results.place, results.cell(arm, env_id), [[level, level]])
+    row = said(results, "SAC-HPO reaches more")
+    assert "**cannot be told**" in row and row.count("too few seeds") == 5 and "nan" not in row
+    row = said(results, "SAC-HPO's seeds lie closer")
+    assert "**cannot be told**" in row and row.count("too few seeds") == 5 and "nan" not in row
+    assert benchmark.aggregates(SECTIONS[2], "best", results) == ""
+
+
+def test_the_page_and_its_figures(results, monkeypatch):
+    rng = np.random.default_rng(2)
+    for arm in STEPS.values():
+        put(results.place, results.cell(arm, "Hopper-v4"), made_up(100, rng))
+    assert benchmark.main(["page", "--base", str(results.place.base)]) == 0
+    path = results.place.base / "docs/benchmark.md"
+    text = path.read_text()
+    assert "3 of 55 cells are" in " ".join(text.split()) and "0123456 on cpu, 1 threads" in text
+    pictures = re.findall(r"!\[[^]]*\]\((.*?)\)", text)
+    assert pictures == ["benchmark/figure7.png"]  # the others lack an arm
+    assert all((path.parent / name).stat().st_size > 5000 for name in pictures)
+    for section in SECTIONS:
+        assert f"## {section.title}" in text and benchmark.section_text(section, results) in text
+    assert benchmark.verdicts(results) in text and "nan" not in text
+    monkeypatch.setenv("SCALE", "paper")
+    assert benchmark.main(["page", "--base", str(results.place.base)]) == 0
+    assert "0 of 55 cells are" in " ".join((path.parent / "benchmark-paper.md").read_text().split())
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_the_committed_page_is_what_its_command_writes(scale):
+    results = benchmark.Results(Place(ROOT, scale))
+    path = benchmark.page_path(results.place)
+    assert not path.exists() or path.read_text() == benchmark.page(results, drawing=False)
+    assert scale == "paper" or path.exists()
+
+
+def test_a_section_that_does_not_exist(capsys):
+    with pytest.raises(benchmark.Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
+        benchmark.main(["tabel5"])
+
+
+def test_the_script_is_a_script():
+    subprocess.run(["bash", "-n", str(LIST)], check=True)
