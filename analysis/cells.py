@@ -221,6 +221,7 @@ class Attempt:
     """A cell on its way to its results file: started, or resumed, and resumed again if its process is killed.
 
     The cell's lock is held as long as the attempt or the process that it started lives: whoever comes meanwhile waits.
+    The file tells the number of that process.
     """
 
     def __init__(self, cell: Cell, place: Place, threads: int = 1, gpu: str | None = None):
@@ -233,12 +234,13 @@ class Attempt:
     def claim(self) -> bool:
         """Takes the cell's lock; False if somebody has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.folder / "lock").open("w")
+        self.lock = (self.folder / "lock").open("a")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.lock.close()
             return False
+        self.lock.truncate(0)
         return True
 
     def poll(self) -> Outcome | None:
@@ -288,6 +290,8 @@ class Attempt:
                 [sys.executable, *leash, *command], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, start_new_session=True, pass_fds=[self.lock.fileno()],
             )  # fmt: skip  # a session of its own: Ctrl-C reaches the runner alone
+        self.lock.truncate(0)
+        print(self.process.pid, file=self.lock, flush=True)
 
     def stop(self) -> None:
         """Lets the cell write a checkpoint and end; a second time, at once."""
