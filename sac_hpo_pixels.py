@@ -35,8 +35,10 @@ from typing import Literal
 
 from runtime.arguments import RunArgs
 from runtime.device import allocate
+from runtime.frames import Frames
 from runtime.products import product
 from runtime.run import Run, launch
+from runtime.streams import windows
 
 import numpy as np
 import torch
@@ -88,9 +90,8 @@ LIMITS = {  # smallest and largest value of each number
     "action_repeat": (1, 1000), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
     "gamma": (0, 1), "tau": (1e-9, 1), "encoder_tau": (1e-9, 1), "policy_frequency": (1, 10**6),
     "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha_lr": (1e-12, 1), "alpha": (1e-9, 1e6),
-    "latent_penalty": (0, 1e6),
-    "decoder_decay": (0, 1), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
-    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
+    "latent_penalty": (0, 1e6), "decoder_decay": (0, 1), "leapfrog_steps": (0, 1000), "step_size": (0, 100),
+    "leapfrog_hidden": (1, 10**5), "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }
 # fmt: on
 
@@ -454,14 +455,8 @@ class Agent(nn.Module):
         return loss.mean(-1), log_prob.detach(), x.detach()
 
     def five_bits(self, frames: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-        """What the decoder is to give, in [-0.5, 0.5]: frames of 32 levels, and noise of one level's width on them.
-
-        The noise is a window of a table of uniform numbers, whose place uniform (S, B) gives: drawn anew, so many
-        numbers would take longer than the decoder."""
-        size, place = frames[0, 0].numel(), uniform * 1e6 % 1  # later digits than those that chose the row
-        start = (place * (self.dither.shape[1] - size)).long()
-        windows = start[..., None] + torch.arange(size, device=frames.device)
-        noise = self.dither.gather(1, windows.flatten(1)).view(frames.shape)
+        """What the decoder is to give, in [-0.5, 0.5]: frames of 32 levels, and noise of one level's width on them."""
+        noise = windows(self.dither, uniform, frames[0, 0].numel()).view(frames.shape)
         return ((frames / 8).floor() + noise) / 32 - 0.5
 
     def decoder_loss(self, frames, uniform) -> torch.Tensor:
@@ -500,7 +495,7 @@ class Agent(nn.Module):
                 alpha_loss = -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1)  # target entropy -d
                 self.alpha_optimizer.step(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha]))
             with torch.no_grad():
-                encoder = [*self.convolutions.parameters(), *self.critic.projection.parameters()]
+                encoder = self.encoder_optimizer.parameters
                 follows = [*self.target_convolutions.parameters(), *self.target.projection.parameters()]
                 torch._foreach_lerp_(follows, encoder, self.args.encoder_tau)
                 torch._foreach_lerp_(list(self.target.layers), list(self.critic.layers), self.args.tau)
@@ -534,53 +529,30 @@ class Agent(nn.Module):
 
 # -------------------------------------------------------------------------------------------------------------- replay
 class Replay:
-    """Rings of rows [a, r, terminated, frame, age], (S, capacity, d + 4), and of frames (S, F, 3, 84, 84), uint8.
-
-    A row is a transition: `frame` is the number of s's newest frame, s' has the one after, and `age` counts the steps
-    of its episode before it. So a frame is kept once, and the stacks of s and s' are gathered when a batch is drawn; an
-    episode's first frame stands for those before it. An episode has a frame more than steps: F is a tenth more than the
-    capacity, and where episodes are too short for that, the oldest rows go earlier."""
+    """Ring of rows [a, r, terminated, number, age], (S, capacity, d + 4). The last two find the frames of s, and those
+    of s' are one further on; runtime/frames.py keeps each frame once."""
 
     def __init__(self, num_seeds: int, capacity: int, envs, device: torch.device):
-        self.columns, self.added, self.oldest, self.envs = (envs.act_dim, 1, 1, 1, 1), 0, 0, envs
-        flag, count = f"--buffer-size {capacity}", capacity + capacity // 10 + 8
-        self.rows = allocate(flag, num_seeds, capacity, sum(self.columns), device=device, dtype=torch.double)
-        self.frames = allocate(flag, num_seeds, count, 3, *envs.obs.shape[-2:], device=device, dtype=torch.uint8)
-        self.numbers, self.newest = np.zeros((num_seeds, capacity), int), np.full(num_seeds, -1)
+        self.columns, self.added, self.frames = (envs.act_dim, 1, 1, 1, 1), 0, Frames(num_seeds, capacity, envs, device)
+        shape = num_seeds, capacity, sum(self.columns)
+        self.rows = allocate(f"--buffer-size {capacity}", *shape, device=device, dtype=torch.double)
         self.seeds = torch.arange(num_seeds, device=device)
         self.size = torch.zeros(2, dtype=torch.double, device=device)  # the oldest row and their number
 
     def add(self, obs, actions, rewards, next_obs, terminated) -> None:
         """Stores one transition a seed: arrays (S, 9, 84, 84), (S, d), (S,), (S, 9, 84, 84), (S,)."""
-        ages, place = np.array([len(past) - 1 for past in self.envs.actions]), self.added % self.rows.shape[1]
-        for i, age in enumerate(ages):
-            for frame in [next_obs[i, -3:]] if age else [obs[i, -3:], next_obs[i, -3:]]:
-                self.newest[i] += 1
-                self.frames[i, self.newest[i] % self.frames.shape[1]] = torch.from_numpy(frame)
-        self.numbers[:, place] = self.newest - 1
-        row = [actions, rewards[:, None], terminated[:, None], self.newest[:, None] - 1, ages[:, None]]
-        self.rows[:, place] = torch.from_numpy(np.concatenate(row, axis=1)).to(self.rows.device)
-        self.resumed(self.added + 1)
-
-    def resumed(self, added: int) -> None:
-        """With so many rows ever added: which of them are still whole."""
-        capacity, count = self.rows.shape[1], self.frames.shape[1]
-        self.added, self.oldest = added, max(self.oldest, added - capacity)
-        while self.oldest < added and (self.numbers[:, self.oldest % capacity] - 2 <= self.newest - count).any():
-            self.oldest += 1
-        self.size.copy_(torch.tensor([self.oldest, added - self.oldest]))
+        columns = rewards, terminated, *self.frames.add(self.added, obs, next_obs)
+        row = torch.from_numpy(np.concatenate([actions, np.stack(columns, axis=1)], axis=1))
+        self.rows[:, self.added % self.rows.shape[1]] = row.to(self.rows.device)
+        self.added += 1
+        self.size.copy_(self.frames.whole(self.added))
 
     def sample(self, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """s (S, B, 9, 84, 84), a (S, B, d), r (S, B), s', terminated (S, B), for uniform (S, B) in [0, 1)."""
         index = (self.size[0] + (uniform * self.size[1]).floor()).long() % self.rows.shape[1]
-        rows = self.rows[self.seeds[:, None], index]
-        actions, rewards, terminated, frame, age = rows.split(self.columns, dim=-1)
-        back = torch.arange(2, -1, -1, device=rows.device)
-        stacks = []
-        for ahead in (0, 1):
-            numbers = (frame + ahead - torch.minimum(back, age + ahead)).long() % self.frames.shape[1]
-            stacks.append(self.frames[self.seeds[:, None, None], numbers].flatten(2, 3))
-        return stacks[0], actions.float(), rewards[..., 0].float(), stacks[1], terminated[..., 0].float()
+        actions, rewards, terminated, number, age = self.rows[self.seeds[:, None], index].split(self.columns, dim=-1)
+        obs, next_obs = self.frames.stacks(number, age), self.frames.stacks(number + 1, age + 1)
+        return obs, actions.float(), rewards[..., 0].float(), next_obs, terminated[..., 0].float()
 
 
 # ------------------------------------------------------------------------------------------------------------ training

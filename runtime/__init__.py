@@ -3,10 +3,13 @@
 messages.py      one clear line for what cannot be, exit code 2
 arguments.py     flags of every run, limits, --help, what a resumed run may change
 environments.py  environments, and episodes that come back
+pixels.py        environments seen by a camera
+frames.py        a replay's frames, each kept once
 evaluation.py    episodes with the noise off, and their films
 streams.py       random numbers that need no saving
 device.py        compilation, CUDA graphs, copies that nobody waits for
 products.py      matrix products by the fastest library, at the precision asked for
+agents.py        agent.pt, the best weights, those of every evaluation
 checkpoints.py   files that are whole or absent, --resume
 logs.py          the run's folder: config.json, evaluations.csv, TensorBoard, W&B, terminal
 run.py           the loop around a script's `train`: evaluation, checkpoints, signals, faults

@@ -61,27 +61,27 @@ class Ring:
 
 
 class FrameRing(Ring):
-    """The same of a replay whose rows end in the number of a frame and its age, and which keeps `frames` (S, F, ..)
-    apart: in frame n % F, up to `newest`. It tells itself what is whole (`resumed`)."""
+    """The same of a replay whose rows end in an observation's number and age, of `frames` (runtime/frames.py)."""
 
     def part(self, start: int, stop: int) -> dict:
-        replay, rows, frames = self.replay, super().part(start, stop), []
+        ring, rows, frames = self.replay.frames.ring, super().part(start, stop), []
         for i, (first, last) in enumerate(zip(rows[:, 0], rows[:, -1])):
             span = torch.arange(int(first[-2] - min(first[-1], 2)), int(last[-2]) + 2)
-            frames.append(replay.frames[i, (span % replay.frames.shape[1]).to(replay.frames.device)].cpu())
+            frames.append(ring[i, (span % ring.shape[1]).to(ring.device)].cpu())
         return {"rows": rows, "frames": frames}
 
     def put(self, start: int, stop: int, part: dict) -> None:
-        replay, numbers = self.replay, part["rows"][..., -2].long()
+        kept, numbers = self.replay.frames, part["rows"][..., -2].long()
         super().put(start, stop, part["rows"])
-        replay.numbers[:, self.places(start, stop).cpu().numpy()] = numbers.numpy()
+        kept.numbers[:, self.places(start, stop).cpu().numpy()] = numbers.numpy()
         for i, frames in enumerate(part["frames"]):
-            replay.newest[i] = int(numbers[i, -1]) + 1
-            span = torch.arange(replay.newest[i] + 1 - len(frames), replay.newest[i] + 1) % replay.frames.shape[1]
-            replay.frames[i, span.to(replay.frames.device)] = frames.to(replay.frames)
+            kept.newest[i] = int(numbers[i, -1]) + 1
+            span = torch.arange(kept.newest[i] + 1 - len(frames), kept.newest[i] + 1) % kept.ring.shape[1]
+            kept.ring[i, span.to(kept.ring.device)] = frames.to(kept.ring)
 
     def resumed(self, added: int) -> None:
-        self.replay.resumed(added)
+        self.replay.added = added
+        self.replay.size.copy_(self.replay.frames.whole(added))
 
 
 class Checkpoints:

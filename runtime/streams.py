@@ -56,3 +56,11 @@ class Draws:
         normal, uniform = self.normal[:, step % BLOCK], self.uniform[:, step % BLOCK]
         parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
         return [part.view(-1, *shape) for part, shape in parts] + [uniform]
+
+
+def windows(table: torch.Tensor, uniform: torch.Tensor, size: int) -> torch.Tensor:
+    """Noise for a batch's frames, (S, B · size): windows of a table of random numbers (S, T), at places which late
+    digits of uniform (S, B) choose. To draw as many anew would take longer than the network that reads them."""
+    start = (uniform * 1e6 % 1 * (table.shape[1] - size)).long()  # early digits chose the replay's row
+    index = start[..., None] + torch.arange(size, device=table.device)
+    return table.gather(1, index.flatten(1))

@@ -348,7 +348,7 @@ def test_stacks_are_those_of_a_list_of_frames(lengths, capacity, seed):
             history[i].append(rows[-1])
         replay.add(*(np.array(column) for column in zip(*rows)))
         if step in (steps // 3, steps // 2, steps - 1):
-            start = max(saved, replay.oldest)
+            start = max(saved, replay.frames.oldest)
             parts.append((start, step + 1, FrameRing(replay).part(start, step + 1)))
             saved = step + 1
     again = px.Replay(2, capacity, envs, CPU)
@@ -356,7 +356,7 @@ def test_stacks_are_those_of_a_list_of_frames(lengths, capacity, seed):
         FrameRing(again).put(*part)
     FrameRing(again).resumed(steps)
     assert replay.size.tolist() == again.size.tolist()
-    assert replay.oldest == steps - min(capacity, steps) or min(lengths) < 12  # else every row is whole
+    assert replay.frames.oldest == steps - min(capacity, steps) or min(lengths) < 12  # else every row is whole
     uniform = torch.arange(0, 1, 1 / 64).double().expand(2, -1)
     for one in (replay, again):
         obs, actions, rewards, next_obs, ended = one.sample(uniform)
@@ -371,7 +371,7 @@ def test_stacks_are_those_of_a_list_of_frames(lengths, capacity, seed):
 
 def test_a_row_takes_21_kilobytes():
     replay = px.Replay(1, 1000, type("Envs", (), {"act_dim": 6, "obs": np.zeros((1, 9, 84, 84)), "actions": [[]]}), CPU)
-    total = sum(x.numel() * x.element_size() for x in (replay.rows, replay.frames))
+    total = sum(x.numel() * x.element_size() for x in (replay.rows, replay.frames.ring))
     assert total / 1000 < 1.12 * 3 * 84 * 84
 
 
