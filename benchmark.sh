@@ -8,7 +8,7 @@
 #   SCALE=smoke bash benchmark.sh          all of it from end to end within minutes, nothing learned
 #
 # Stop it at any moment, by Ctrl-C or by the mains, and start it again: nothing is run twice and nothing is lost. It ends
-# with docs/benchmark.md (docs/benchmark-paper.md), drawn and printed from results/benchmark/; exit code 1 if a cell failed.
+# with docs/results.md (docs/results-paper.md), drawn and printed from results/benchmark/; exit code 1 if a cell failed.
 set -euo pipefail
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-$(if [ -x .venv/bin/python ]; then echo .venv/bin/python; else echo python3; fi)}

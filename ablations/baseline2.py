@@ -13,7 +13,7 @@ the potential U, with tempering, before it is played:
 
 Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. As in SAC-HPO the chain moves u,
 where a = tanh(u), unless --leapfrog-space action says otherwise (D6). As in baseline-1, where it was measured
-(docs/results.md), ∇_a U is divided by its length by default; --no-normalize-gradient gives eq. (12) as written. "HPO"
+(docs/earlier.md), ∇_a U is divided by its length by default; --no-normalize-gradient gives eq. (12) as written. "HPO"
 is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons in
 docs/method.md.
 
@@ -67,7 +67,7 @@ class Args(RunArgs):
     step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
     leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
-    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/results.md)
+    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/earlier.md)
 
 
 # fmt: off

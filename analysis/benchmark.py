@@ -1,8 +1,8 @@
 """The papers' figures, tables and claims beside ours, from the results files of the benchmark's cells.
 
-    python analysis/benchmark.py page                       # docs/benchmark.md and its figures; benchmark.sh does it
+    python analysis/benchmark.py page                       # docs/results.md and its figures; benchmark.sh does it
     python analysis/benchmark.py table5 verdicts            # a section of it
-    SCALE=paper python analysis/benchmark.py page           # docs/benchmark-paper.md
+    SCALE=paper python analysis/benchmark.py page           # docs/results-paper.md
 
 Measures of a seed's curve: "best", HPO's, its best evaluation (D16); "mean", the mean of all its evaluations, which
 says how fast it learned; "last", its last evaluation, MCMC-PO's. Intervals and verdicts: analysis/intervals.py.
@@ -220,8 +220,8 @@ def section_text(section: Section, results: Results) -> str:
 
 def page_path(place: Place) -> Path:
     if place.scale == "smoke":
-        return place.base / "results" / "benchmark" / "smoke" / "benchmark.md"
-    return place.base / "docs" / ("benchmark.md" if place.scale == SCALES[0] else f"benchmark-{place.scale}.md")
+        return place.base / "results" / "benchmark" / "smoke" / "results.md"
+    return place.base / "docs" / ("results.md" if place.scale == SCALES[0] else f"results-{place.scale}.md")
 
 
 def page(results: Results, drawing: bool = True) -> str:

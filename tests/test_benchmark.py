@@ -159,18 +159,18 @@ def test_the_page_and_its_figures(results, monkeypatch):
     for arm in STEPS.values():
         put(results.place, results.cell(arm, "Hopper-v4"), made_up(100, rng))
     assert benchmark.main(["page", "--base", str(results.place.base)]) == 0
-    path = results.place.base / "docs/benchmark.md"
+    path = results.place.base / "docs/results.md"
     text = path.read_text()
     assert "3 of 55 cells are" in " ".join(text.split()) and "0123456 on cpu, 1 threads" in text
     pictures = re.findall(r"!\[[^]]*\]\((.*?)\)", text)
-    assert pictures == ["benchmark/figure7.png"]  # the others lack an arm
+    assert pictures == ["results/figure7.png"]  # the others lack an arm
     assert all((path.parent / name).stat().st_size > 5000 for name in pictures)
     for section in SECTIONS:
         assert f"## {section.title}" in text and benchmark.section_text(section, results) in text
     assert benchmark.verdicts(results) in text and "nan" not in text
     monkeypatch.setenv("SCALE", "paper")
     assert benchmark.main(["page", "--base", str(results.place.base)]) == 0
-    assert "0 of 55 cells are" in " ".join((path.parent / "benchmark-paper.md").read_text().split())
+    assert "0 of 55 cells are" in " ".join((path.parent / "results-paper.md").read_text().split())
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])

@@ -102,13 +102,13 @@ def test_a_wrong_command_line_is_refused_in_one_line_and_nothing_is_written(monk
         monkeypatch.setenv("SCALE", scale)
         with pytest.raises(Refused, match=re.escape(complaint)):
             matrix.main([*words, "--base", "."])
-    page = (ROOT / "docs/benchmark.md").stat().st_mtime_ns
+    page = (ROOT / "docs/results.md").stat().st_mtime_ns
     command = ["bash", str(ROOT / "benchmark.sh"), "tabel5", "--base", str(Path.cwd())]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"SCALE": "laptop", "PYTHON": sys.executable}
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert not list(Path().iterdir()) and (ROOT / "docs/benchmark.md").stat().st_mtime_ns == page
+    assert not list(Path().iterdir()) and (ROOT / "docs/results.md").stat().st_mtime_ns == page
 
 
 def test_ray_is_imported_when_it_is_asked_for_and_not_before(monkeypatch):
