@@ -1,8 +1,8 @@
 """Learning curves of results/: mean and one standard deviation over seeds, smoothed as in HPO.
 
-    python analysis/curves.py results/Hopper-v4__sac_*.csv --output results/Hopper-v4.png
+    python analysis/curves.py results/products/*.csv --output products.png
     python analysis/curves.py runs/Hopper-v4__* --output mine.png                 # your own runs
-    python analysis/curves.py results/Hopper-v4__*.csv --against sac_continuous --output docs/family.png
+    python analysis/curves.py results/benchmark/laptop/Hopper-v4__*.csv --against sac_continuous --output mine.png
 
 The first draws all scripts of an environment in one panel, the second each beside the one named. Every seed's
 evaluations are smoothed by an exponential moving average of window 5 (weight 2/6 on the newest).

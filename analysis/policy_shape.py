@@ -3,46 +3,69 @@
     python analysis/policy_shape.py RUN                              # agent.pt, the first two action dimensions
     python analysis/policy_shape.py RUN --steps 20000 60000 100000   # of a run with --keep-agents
     python analysis/policy_shape.py RUN --dimensions 0 2 --output shape.png
+    python analysis/policy_shape.py --show results/shape/*.csv       # the table of files that --numbers wrote
 
-A row for each seed shown and a column for each step: one state of an episode that the agent plays, DRAWS actions of the
-base policy, and where the training's dynamics end. The other dimensions of the contours are the mean action's.
+A row for each seed shown and a column for each step: one state of an episode that the agent plays, DRAWS actions of
+the base policy, and where exploration's dynamics carry them, as in the paper (--momentum-std: by another momentum, such
+as training's). The other dimensions of the contours are the mean action's. Printed for all the agent's states: min Q at
+the actions before and after, and how far a state's actions spread (root mean square about their mean, a dimension).
 """
 
+import csv
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
 import matplotlib
 import torch
 import tyro
+from collect import command
 from gap import visited
 from play import load  # which finds runtime/ too
+from tables import table
 
 from runtime.messages import Refused, fail, tell  # isort: skip
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-DRAWS, GRID = 100, 60
+DRAWS, GRID = 1000, 60
+COLUMNS = "environment", "1/√β0", "step", "seed", "min Q", "min Q evolved", "spread", "spread evolved"
 
 
 @dataclasses.dataclass
 class Args:
-    folder: tyro.conf.Positional[Path]  # a run's folder, of a script with dynamics
+    folder: tyro.conf.Positional[Path | None] = None  # a run's folder, of sac_hpo_continuous.py
     steps: tuple[int, ...] = ()  # agents of these steps, from a run with --keep-agents; otherwise agent.pt
     dimensions: tuple[int, int] = (0, 1)  # of the action
     seeds: int = 2  # how many of the run's seeds to show
+    momentum_std: float | None = None  # standard deviation 1/√β0 of the momentum; by default exploration's
     output: Path | None = None  # PNG; by default in the run's folder
+    numbers: Path | None = None  # keep the numbers in this CSV
+    show: tuple[Path, ...] = ()  # draw nothing, print the table of these CSVs
 
 
 @torch.no_grad()
-def actions(agent, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def actions(agent, obs: torch.Tensor, std: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Base and evolved actions, (S, DRAWS, d) each, at one state (S, 1, ds)."""
     obs = obs.expand(-1, DRAWS, -1)
     noise = torch.randn(2, len(obs), DRAWS, agent.act_dim, generator=torch.Generator().manual_seed(0))
     x, log_prob = agent.start(obs, noise[0])
-    moved, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, x, noise[1], agent.args.momentum_std_train)
+    moved, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, x, noise[1], std)
     return agent.end(x, log_prob)[0], agent.end(moved, log_prob)[0]
+
+
+@torch.no_grad()
+def tally(agent, obs: torch.Tensor, std: float) -> torch.Tensor:
+    """Means over states (S, n, ds): min(Q1, Q2) and spread of base actions, then of evolved ones, (S, 2, 2)."""
+    found = []
+    for state in obs.split(1, dim=1):
+        both, many = actions(agent, state, std), state.expand(-1, DRAWS, -1)
+        values = [agent.critic(many, a).amin(1).mean(1) for a in both]
+        spreads = [a.var(1, correction=0).mean(-1).sqrt() for a in both]
+        found.append(torch.stack([torch.stack(pair, -1) for pair in zip(values, spreads)], 1))
+    return torch.stack(found).mean(0)
 
 
 @torch.no_grad()
@@ -54,33 +77,56 @@ def landscape(agent, obs: torch.Tensor, dimensions: tuple[int, int]) -> tuple[to
     return agent.critic(obs.expand(-1, GRID * GRID, -1), grid).amin(1).view(-1, GRID, GRID), axis
 
 
-def main(args: Args) -> Path:
+def shown(paths: tuple[Path, ...]) -> str:
+    """The table of files that --numbers wrote."""
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        fail(f"no file {', '.join(missing)}: --show takes what --numbers wrote")
+    texts = [[line for line in path.read_text().splitlines() if line[0] != "#"] for path in paths]
+    return table(list(COLUMNS), [list(row.values()) for text in texts for row in csv.DictReader(text)])
+
+
+def main(args: Args) -> str:
+    if args.show:
+        return shown(args.show)
+    if not args.folder:
+        fail("name a run's folder, or --show and CSVs")
     steps = args.steps or (None,)
     agents = [load(args.folder, step) for step in steps]
-    if not hasattr(agents[0], "start") or not agents[0].args.leapfrog_steps:
+    given = agents[0].args
+    if type(agents[0]).__module__ != "sac_hpo_continuous" or not given.leapfrog_steps:
         fail(f"{args.folder} is no run of dynamics that this can draw: name one of sac_hpo_continuous.py")
     if len(set(args.dimensions)) < 2 or not all(0 <= i < agents[0].act_dim for i in args.dimensions):
         fail(f"--dimensions {args.dimensions[0]} {args.dimensions[1]}: choose two of 0 to {agents[0].act_dim - 1}")
-    count = min(args.seeds, agents[0].args.num_seeds)
-    figure, axes = plt.subplots(count, len(agents), figsize=(4 * len(agents), 3.6 * count), squeeze=False)
+    std = given.momentum_std_explore if args.momentum_std is None else args.momentum_std
+    count, rows = min(args.seeds, given.num_seeds), []
+    figure, axes = plt.subplots(count, len(agents), figsize=(4.2 * len(agents), 3.6 * count), squeeze=False)
     for column, (agent, step) in enumerate(zip(agents, steps)):
-        obs = visited(agent)[:, 16:17]
-        (base, evolved), (values, axis) = actions(agent, obs), landscape(agent, obs, args.dimensions)
+        states = visited(agent)
+        obs = states[:, 16:17]
+        (base, evolved), (values, axis) = actions(agent, obs, std), landscape(agent, obs, args.dimensions)
+        for i, ((q, spread), (q_after, spread_after)) in enumerate(tally(agent, states, std).tolist()):
+            numbers = f"{q:.2f}", f"{q_after:.2f}", f"{spread:.3f}", f"{spread_after:.3f}"
+            rows.append([given.env_id, std, step or given.total_timesteps, given.seed + i, *numbers])
         for i in range(count):
             ax, (left, right) = axes[i, column], args.dimensions
-            ax.contourf(axis, axis, values[i], 20, cmap="viridis")
-            ax.scatter(*base[i][:, [left, right]].T, s=9, color="white", label="base policy")
-            ax.scatter(*evolved[i][:, [left, right]].T, s=9, color="tab:red", label="after the dynamics")
-            lines = torch.stack([base[i], evolved[i]])[..., [left, right]]
-            ax.plot(*lines.permute(2, 0, 1), color="white", lw=0.4, alpha=0.6)
+            figure.colorbar(ax.contourf(axis, axis, values[i], 20, cmap="viridis"), ax=ax)
+            ax.scatter(*base[i][:, [left, right]].T, s=2, color="white", alpha=0.7, label="base policy")
+            ax.scatter(*evolved[i][:, [left, right]].T, s=2, color="tab:red", alpha=0.7, label="after the dynamics")
             ax.set(xlabel=f"action {left}", ylabel=f"action {right}", xlim=(-1, 1), ylim=(-1, 1))
-            ax.set_title(f"seed {agent.args.seed + i}" + (f", step {step:,}" if step else ""), fontsize=9)
-    axes[0, 0].legend(fontsize=7, loc="lower left")
+            ax.set_title(f"seed {given.seed + i}" + (f", step {step:,}" if step else ""), fontsize=9)
+    axes[0, 0].legend(fontsize=7, loc="lower left", markerscale=3)
     figure.tight_layout()
     path = args.output or args.folder / "policy_shape.png"
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=60)
     plt.close(figure)
-    return path
+    if args.numbers:
+        config = json.loads((args.folder / "config.json").read_text())
+        head = f"# of {command(config)}\n#   commit {config['commit']}; {config['device']}\n"
+        args.numbers.parent.mkdir(parents=True, exist_ok=True)
+        with args.numbers.open("w") as file:
+            file.write(head)
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    return f"{table(list(COLUMNS), rows)}\n\n{path}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Tables of results/: best and final returns, differences with an interval, and the readings of D9.
 
-    python analysis/tables.py results/Hopper-v4__*.csv
+    python analysis/tables.py results/benchmark/laptop/Hopper-v4__*.csv
     python analysis/tables.py results/HalfCheetah-v4__*.csv --against sac_hpo_continuous
-    python analysis/tables.py results/Hopper-v4__*.csv --steps 50000            # as if the runs had been that long
+    python analysis/tables.py results/sac_nf/*.csv --steps 50000                # as if the runs had been that long
     python analysis/tables.py runs/Hopper-v4__*                                 # your own runs, finished or not
 
 A return is the mean of an evaluation's episodes. "Best" follows HPO (D16): for each seed the best of its evaluations,

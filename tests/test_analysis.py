@@ -15,7 +15,6 @@ from runtime.messages import Refused
 from runtime.streams import episode
 
 import baseline1
-import before_after
 import clamped
 import collect
 import controllers
@@ -307,20 +306,6 @@ def test_play_films():
     play.main(play.Args(newest(), episodes=2, video=Path("films")))
     names = {f"seed-1-{policy}-episode-{e}.mp4" for policy in ("leapfrog", "base") for e in (0, 1)}
     assert {path.name for path in Path("films").glob("*.mp4")} == names
-
-
-def test_before_after(tmp_path, capsys):
-    """Shared steps alone; means over seeds by hand: (1, 3) and (2, 6) before, (5, 5) and (8, 6) after."""
-    values = {"before": {10: (1, 3), 20: (2, 6), 30: (99, 99)}, "after": {10: (5, 5), 20: (8, 6)}}
-    for name, table in values.items():
-        rows = [
-            f"{t},{s},{e},{r + 2 * e - 1},1" for t, pair in table.items() for s, r in enumerate(pair) for e in (0, 1)
-        ]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["# command", "step,seed,episode,return,length", *rows]) + "\n")
-    before_after.main(tmp_path / "before.csv", tmp_path / "after.csv")
-    printed = capsys.readouterr().out
-    assert "| 10 | 2 ± 1 | 5 ± 0 |" in printed and "| 20 | 4 ± 3 | 7 ± 1 |" in printed and "| 30 |" not in printed
-    assert "| mean | 3 ± 2 | 6 ± 1 |" in printed and "Difference +3, 95 % interval [" in printed
 
 
 def test_controllers_table_and_means(tmp_path):

@@ -116,7 +116,7 @@ def test_what_figure_8_draws():
     """Base and evolved actions are what sampling and the loss's dynamics give; the contours are the critics'."""
     args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=2, momentum_std_train=0.5)
     agent, obs = hpo.Agent(args, 3, 3, torch.device("cpu")), normals(2, 1, 3).float()
-    base, evolved = policy_shape.actions(agent, obs)
+    base, evolved = policy_shape.actions(agent, obs, 0.5)
     noise = torch.randn(2, 2, policy_shape.DRAWS, 3, generator=torch.Generator().manual_seed(0))
     many = obs.expand(-1, policy_shape.DRAWS, -1)
     assert torch.allclose(base, agent.policy.sample(many, noise[0])[0].detach())
@@ -126,6 +126,13 @@ def test_what_figure_8_draws():
     action = agent.policy.mean_action(obs)
     action[..., 2], action[..., 0] = axis[7], axis[40]
     assert torch.allclose(values[:, 40, 7], agent.critic(obs, action).amin(1)[:, 0], atol=1e-6)
+    both = torch.cat([obs, obs + 1], dim=1)
+    found, first, second = (policy_shape.tally(agent, x, 0.5) for x in (both, both[:, :1], both[:, 1:]))
+    assert found.shape == (2, 2, 2) and torch.allclose(found, (first + second) / 2)
+    for k, a in enumerate((base, evolved)):
+        with torch.no_grad():
+            assert torch.allclose(first[:, k, 0], agent.critic(many, a).amin(1).mean(1))
+        assert torch.allclose(first[:, k, 1], (a - a.mean(1, keepdim=True)).square().mean((1, 2)).sqrt(), atol=1e-6)
 
 
 def test_noise_and_mcmcpo_are_measured_too():
