@@ -19,7 +19,7 @@ fixed h, and h, at the new θ, maximise
 
 and a PID controller sets β_t so that D̂, a Kullback-Leibler divergence since the steps keep volume, stays at its target
 (§4.1). The critics are SAC's without its entropy (D25). The paper's Algorithm 1 is HPO's line by line, and its
-Algorithm 2 `leapfrog` without tempering. "D20" to "D27" are our readings, with reasons in docs/method.md.
+Algorithm 2 `leapfrog` without tempering. "D20" to "D27" are our readings, with reasons in docs/mcmcpo.md.
 
 The seed axis: as in `sac_continuous.py`, all tensors lead with the seeds S. Read the shapes without it.
 

@@ -17,7 +17,7 @@ where σ, S and T are small networks, h together. By turns (eq. 11) θ, at fixed
 and a PID controller sets β_t so that D̂ stays at its target (§4.1). The rest is TD3: twin critics whose target takes
 the slow copies of policy and flow with clipped noise, exploration by added noise, a policy that learns every second
 update. The paper has no listing for this one; its Algorithm 1, which is HPO's line by line, is numbered beside the
-loop. "D21" to "D33" are our readings of it, with their reasons in docs/method.md.
+loop. "D21" to "D33" are our readings of it, with their reasons in docs/mcmcpo.md.
 
 The seed axis: as in `sac_continuous.py`, all tensors lead with the seeds S. Read the shapes without it.
 

@@ -58,7 +58,7 @@ class Args(RunArgs):
     action_repeat: int = 4  # simulator steps in a step; all numbers of steps below and above count the latter
     learning_starts: int = 1_000  # steps of uniformly random actions before the first update
     batch_size: int = 128  # transitions in an update
-    buffer_size: int = 100_000  # transitions kept for each seed, 21 kB each
+    buffer_size: int = 100_000  # transitions kept for each seed, 23 kB each
     gamma: float = 0.99  # discount factor
     tau: float = 0.01  # step of the target critics towards the critics
     encoder_tau: float = 0.05  # the same for the encoder

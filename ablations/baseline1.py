@@ -13,8 +13,8 @@ evolves for K leapfrog steps of size ε on the potential U itself, with temperin
 The policy maximises E[ min(Q1, Q2)(s, a_K) - α log π_θ(a_0|s) ] (HPO eq. 15 without its last term), and exploration
 evolves its actions too, with a wider momentum. As in SAC-HPO the chain moves u, where a = tanh(u), unless
 --leapfrog-space action says otherwise (D6). The critics are SAC's. Against `sac_hpo_continuous.py` this tells what
-T_h and σ_h are worth. ∇_a U grows with the critics' values until it throws actions out of their box, so by default it
-is divided by its length, as SAC-HPO does: with it each of four seeds learned more (docs/earlier.md), and
+T_h and σ_h are worth. In action space ∇_a U, which grows with the critics' values, throws actions out of their box,
+and four seeds had lower returns with it (docs/earlier.md), so by default it is divided by its length, as in SAC-HPO;
 --no-normalize-gradient gives eq. (12) as written. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16"
 are our readings of it, with their reasons in docs/method.md.
 
@@ -70,7 +70,7 @@ class Args(RunArgs):
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
     leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
-    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/earlier.md)
+    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12 has it raw (docs/earlier.md)
 
 
 # fmt: off

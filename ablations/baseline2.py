@@ -67,7 +67,7 @@ class Args(RunArgs):
     step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
     leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
-    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12's raw one did worse (docs/earlier.md)
+    normalize_gradient: bool = True  # divide ∇_a U by its length; eq. 12 has it raw (docs/earlier.md)
 
 
 # fmt: off

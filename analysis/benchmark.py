@@ -22,6 +22,7 @@ from runtime.messages import Refused, fail, tell  # isort: skip
 import gap
 import matplotlib
 import numpy as np
+import policy_shape
 from claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
 from curves import smooth
 from intervals import Part, bootstrap, improvement, iqm, steadier, verdict, welch
@@ -151,7 +152,7 @@ def verdicts(results: Results, item: str | None = None) -> str:
                 shown.append(f"{name}: {value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
         measure = {"spread": "log ratio of spreads"}.get(claim.measure, claim.measure)
         if not any(part.estimate for part in parts):
-            shown = ["not run"]
+            said, shown = "not run", []
         rows.append([claim.text, claim.where, measure, f"**{said}**", "; ".join(shown)])
     return table(["claim", "where", "measure", "verdict", "differences with 95 % intervals"], rows) if rows else ""
 
@@ -191,16 +192,21 @@ HEAD = """Written whole by `{page}`; edit nothing here. {done} of {cells} cells 
 others. Commits and devices: {machines}. Each file in `results/benchmark/{scale}/` names its command; the command
 below a title prints the section's tables. Numbers are mean ± standard deviation over seeds (their count in
 parentheses) of "best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells
-speed, or of "last", its last one."""
+speed, or of "last", its last one. {unlike}Figures 3 to 8 have lost their steps in the papers' texts: 1,000,000 are taken
+for them, 500,000 for MCMC-PO's Table 1 are printed. On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's
+policy one hidden layer and SAC's two."""
 RULES = """Differences of means have Welch's 95 % interval. A claim about several tasks holds if every interval is
 on its side, and does not hold if one is on the other, corrected for their number (Bonferroni); else it cannot be
-told from these runs. Claims that name no number ("about the same", "not sensitive") take a fifth of the mean for a
+told from these runs. A claim of whose runs there are none is "not run". Claims that name no number ("about the same", "not sensitive") take a fifth of the mean for a
 margin. How far seeds lie apart is compared by the logarithm of a ratio of standard deviations, above zero where the
 first lie closer together, with the jackknife's interval. All of them are about runs of this length and may differ
 from what longer ones show."""
-SHAPE = """Base actions, evolved ones and the contours of min Q in two action dimensions, at a state that the agent
-visits. `{how}` draws the agents that the run on Ant-v4 keeps, near the paper's 27, 58 and 88 % of the way."""
-DRAWN = """The figure shows two seeds' agents at the end of a run, by the same command without --steps."""
+SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
+in two action dimensions, at a state that the agent visits. `{how}` draws the agents that the run on Ant-v4 keeps, near
+the paper's 27, 58 and 88 % of the way."""
+DRAWN = """The figure is of seeds 1 and 2 of that run, trained again without the others, and so is the table: over 32
+states that each agent visits, min Q at the actions before and after, and how far a state's actions spread (root mean
+square about their mean, a dimension). `python analysis/policy_shape.py --show results/shape/*.csv`:"""
 GAP = """HPO says that the dynamics narrow the gap between the policy's actions and the best ones. For agents at the end
 of training, at 32 states that they visit: how far the objective lies below that of a Gaussian fitted to each state
 alone, without and with the dynamics, in units of return (analysis/gap.py). The entropy with them is eq. (15)'s, of
@@ -232,9 +238,19 @@ def page(results: Results, drawing: bool = True) -> str:
         x for c in done for x in re.findall(r"^#   commit (\w{7}).*?; (.*)$", place.results(c).read_text(), re.M)
     }
     machines = "; ".join(sorted(f"{commit} on {device}" for commit, device in commits)) or "none yet"
+    heads = [place.results(c).read_text().split("\nstep,")[0] for c in done]
+    seen = {
+        "--matmul-precision medium": "round wide products to bfloat16",
+        "--eval-episodes 5": "are evaluated in 5 episodes",
+    }
+    parts = [f"{n} of them {what} (`{flag}`)" for flag, what in seen.items() if (n := sum(flag in x for x in heads))]
+    unlike = f"{', '.join(parts)}; their files' first lines say which. " if parts else ""
     title = "at a tenth of its scale" if place.scale == "laptop" else f"scale {place.scale!r}"
     words = {"page": results.command("page"), "done": len(done), "cells": len(results.cells), "machines": machines}
-    words |= {"run": f"{'' if place.scale == SCALES[0] else f'SCALE={place.scale} '}bash benchmark.sh"}
+    words |= {
+        "unlike": unlike[:1].upper() + unlike[1:],
+        "run": f"{'' if place.scale == SCALES[0] else f'SCALE={place.scale} '}bash benchmark.sh",
+    }
     text = [f"# The papers' benchmark, {title}", HEAD.format(**words, scale=place.scale)]
     text += ["## Verdicts", f"`{results.command('verdicts')}`", RULES, verdicts(results)]
     drawn = {}
@@ -258,10 +274,14 @@ def page(results: Results, drawing: bool = True) -> str:
     )
     folder = place.folder(ant).relative_to(place.base)
     how = f"python analysis/policy_shape.py {folder}/runs/* --steps {' '.join(map(str, steps))}"
+    how += f" --output {(path.with_suffix('') / 'figure8.png').relative_to(place.base)}"
     text += ["## HPO Figure 8: shape of the policy's distribution", SHAPE.format(how=how)]
     if (path.with_suffix("") / "figure8.png").exists():
-        text += [f"![Actions on the critics' landscape]({path.stem}/figure8.png)", DRAWN]
-    if measured := sorted((ROOT / "results" / "gap").glob("*.csv")):
+        text += [f"![Actions on the critics' landscape]({path.stem}/figure8.png)"]
+    laptop = place.scale == SCALES[0]  # of whose agents these two tell
+    if laptop and (numbers := sorted((ROOT / "results" / "shape").glob("*.csv"))):
+        text += [DRAWN, policy_shape.shown(numbers)]
+    if laptop and (measured := sorted((ROOT / "results" / "gap").glob("*.csv"))):
         text += ["## The amortization gap, which neither paper measures", GAP, gap.shown(measured)]
     text += ["## How aggregates are made", AGGREGATES]
     return "\n\n".join(x if x[0] in "|#!`" else textwrap.fill(x, 118, break_long_words=False) for x in text) + "\n"
