@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the papers show, run again: every figure and table of HPO and of MCMC-PO that training makes, and what they lack.
 #
-#   bash benchmark.sh                      all of it, at a tenth of the scale: 100,000 steps, 8 seeds (Table 1: 4)
+#   bash benchmark.sh                      all of it, at a laptop's scale: 100,000 steps, 8 seeds (or 4)
 #   bash benchmark.sh figure3 table5       some of it
 #   bash benchmark.sh --list               what there is, what is done, how long the rest takes here
 #   SCALE=paper bash benchmark.sh --ray    the papers' steps and seeds, on a Ray cluster (docs/cluster.md)

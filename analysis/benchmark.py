@@ -42,6 +42,7 @@ class Results:
         self.place, self.scale = place, place.scale
         self.lines = read(lines, place.scale)
         self.cells = {c.name: c for c in chosen(self.lines, [])}
+        self.papers = {c.name: c.steps for c in chosen(read(lines, "paper"), [])}
         self.curves = functools.cache(self._curves)
 
     def cell(self, arm: tuple, env_id: str) -> Cell | None:
@@ -85,7 +86,7 @@ def returns(section: Section, measure: str, results: Results) -> str:
 def aggregates(section: Section, measure: str, results: Results) -> str:
     """IQM of each arm and its probability of improvement over the first, over the tasks that all arms have."""
     env_ids = [env_id for env_id in section.env_ids if all(results.curves(arm, env_id) for arm in section.arms)]
-    if len(section.env_ids) == 1 or not env_ids:
+    if not env_ids:
         return ""
     seeds = min(len(results.curves(arm, env_id)[1]) for arm in section.arms for env_id in env_ids)
     if seeds < 2:
@@ -130,11 +131,9 @@ def estimate(part: tuple, results: Results):
     return (lambda level: welch(x, y, level)), MARGIN * abs(y.mean())
 
 
-def verdicts(results: Results, item: str | None = None) -> str:
+def verdicts(results: Results) -> str:
     rows = []
     for claim in CLAIMS:
-        if item and claim.item != item:
-            continue
         parts, shown = [], []
         for part in claim.parts():
             env_id, x, y, measure = part
@@ -192,21 +191,20 @@ HEAD = """Written whole by `{page}`; edit nothing here. {done} of {cells} cells 
 others. Commits and devices: {machines}. Each file in `results/benchmark/{scale}/` names its command; the command
 below a title prints the section's tables. Numbers are mean ± standard deviation over seeds (their count in
 parentheses) of "best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells
-speed, or of "last", its last one. {unlike}Figures 3 to 8 have lost their steps in the papers' texts: 1,000,000 are taken
-for them, 500,000 for MCMC-PO's Table 1 are printed. On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's
-policy one hidden layer and SAC's two."""
+speed, or of "last", its last one. {unlike}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them.
+On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two."""
 RULES = """Differences of means have Welch's 95 % interval. A claim about several tasks holds if every interval is
 on its side, and does not hold if one is on the other, corrected for their number (Bonferroni); else it cannot be
-told from these runs. A claim of whose runs there are none is "not run". Claims that name no number ("about the same", "not sensitive") take a fifth of the mean for a
-margin. How far seeds lie apart is compared by the logarithm of a ratio of standard deviations, above zero where the
-first lie closer together, with the jackknife's interval. All of them are about runs of this length and may differ
-from what longer ones show."""
+told from these runs. A claim of whose runs there are none is "not run". Claims that name no number ("about the
+same", "not sensitive") take a fifth of the mean for a margin. How far seeds lie apart is compared by the logarithm of
+a ratio of standard deviations, above zero where the first lie closer together, with the jackknife's interval. All of
+them are about runs of this length and may differ from what longer ones show."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
-in two action dimensions, at a state that the agent visits. `{how}` draws the agents that the run on Ant-v4 keeps, near
-the paper's 27, 58 and 88 % of the way."""
-DRAWN = """The figure is of seeds 1 and 2 of that run, trained again without the others, and so is the table: over 32
-states that each agent visits, min Q at the actions before and after, and how far a state's actions spread (root mean
-square about their mean, a dimension). `python analysis/policy_shape.py --show results/shape/*.csv`:"""
+in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
+hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
+DRAWN = """Over 32 states that each of these agents visits, min Q at the actions before and after, and how far a
+state's actions spread (root mean square about their mean, a dimension). `python analysis/policy_shape.py --show
+results/shape/*.csv`:"""
 GAP = """HPO says that the dynamics narrow the gap between the policy's actions and the best ones. For agents at the end
 of training, at 32 states that they visit: how far the objective lies below that of a Gaussian fitted to each state
 alone, without and with the dynamics, in units of return (analysis/gap.py). The entropy with them is eq. (15)'s, of
@@ -219,9 +217,12 @@ no verdict rests on them."""
 
 
 def section_text(section: Section, results: Results) -> str:
-    """A section's tables."""
+    """A section's length and tables."""
+    cells = [c for arm in section.arms for env_id in section.env_ids if (c := results.cell(arm, env_id))]
+    lengths = {(c.steps, results.papers[c.name]) for c in cells}
+    text = "; ".join(f"{ours:,} steps, the paper's are {papers:,}" for ours, papers in sorted(lengths)) + "."
     tables = [f(section, measure, results) for measure in section.measures for f in (returns, aggregates)]
-    return "\n\n".join(filter(None, tables))
+    return "\n\n".join(filter(None, [text[:1].upper() + text[1:], *tables]))
 
 
 def page_path(place: Place) -> Path:
@@ -234,18 +235,16 @@ def page(results: Results, drawing: bool = True) -> str:
     """The whole page; draws its figures beside it."""
     place, path = results.place, page_path(results.place)
     done = [c for c in results.cells.values() if is_done(c, place)]
-    commits = {
-        x for c in done for x in re.findall(r"^#   commit (\w{7}).*?; (.*)$", place.results(c).read_text(), re.M)
-    }
-    machines = "; ".join(sorted(f"{commit} on {device}" for commit, device in commits)) or "none yet"
     heads = [place.results(c).read_text().split("\nstep,")[0] for c in done]
+    commits = {x for head in heads for x in re.findall(r"^#   commit (\w{7})\w*(-dirty)?; (.*)$", head, re.M)}
+    machines = "; ".join(sorted(f"{commit}{dirty} on {device}" for commit, dirty, device in commits)) or "none yet"
     seen = {
         "--matmul-precision medium": "round wide products to bfloat16",
         "--eval-episodes 5": "are evaluated in 5 episodes",
     }
     parts = [f"{n} of them {what} (`{flag}`)" for flag, what in seen.items() if (n := sum(flag in x for x in heads))]
     unlike = f"{', '.join(parts)}; their files' first lines say which. " if parts else ""
-    title = "at a tenth of its scale" if place.scale == "laptop" else f"scale {place.scale!r}"
+    title = f"at {place.scale} scale"
     words = {"page": results.command("page"), "done": len(done), "cells": len(results.cells), "machines": machines}
     words |= {
         "unlike": unlike[:1].upper() + unlike[1:],
@@ -265,18 +264,18 @@ def page(results: Results, drawing: bool = True) -> str:
         if not drawn[section.item]:
             drawn[section.item] = True
             text.append(f"![{section.title}]({path.stem}/{section.item}.png)")
-        text.append(section_text(section, results))
+        text += section_text(section, results).split("\n\n")
     ant = results.cell(HPO, "Ant-v4")
     steps = (
         [round(part * ant.steps / 10_000) * 10_000 for part in (0.27, 0.58, 0.88)]
         if ant.steps >= 10_000
         else [ant.steps]
     )
-    folder = place.folder(ant).relative_to(place.base)
-    how = f"python analysis/policy_shape.py {folder}/runs/* --steps {' '.join(map(str, steps))}"
-    how += f" --output {(path.with_suffix('') / 'figure8.png').relative_to(place.base)}"
-    text += ["## HPO Figure 8: shape of the policy's distribution", SHAPE.format(how=how)]
-    if (path.with_suffix("") / "figure8.png").exists():
+    train = f"python sac_hpo_continuous.py --env-id Ant-v4 --num-seeds 2 --total-timesteps {ant.steps} --keep-agents"
+    figure = (path.with_suffix("") / "figure8.png").relative_to(place.base)
+    how = f"python analysis/policy_shape.py RUN --steps {' '.join(map(str, steps))} --output {figure}"
+    text += ["## HPO Figure 8: shape of the policy's distribution", SHAPE.format(train=train, how=how)]
+    if (place.base / figure).exists():
         text += [f"![Actions on the critics' landscape]({path.stem}/figure8.png)"]
     laptop = place.scale == SCALES[0]  # of whose agents these two tell
     if laptop and (numbers := sorted((ROOT / "results" / "shape").glob("*.csv"))):

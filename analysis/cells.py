@@ -14,6 +14,7 @@ import functools
 import importlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -152,9 +153,8 @@ def is_done(cell: Cell, place: Place) -> bool:
     try:
         with place.results(cell).open() as file:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-        keys = {
-            (int(row["seed"]), int(row["step"]), int(row["episode"])) for row in rows if float(row["return"]) < 1e300
-        }
+        good = [row for row in rows if math.isfinite(float(row["return"])) and int(row["length"]) > 0]
+        keys = {(int(row["seed"]), int(row["step"]), int(row["episode"])) for row in good}
     except (OSError, ValueError, KeyError, TypeError):
         return False
     seeds, steps, episodes = ({key[i] for key in keys} for i in range(3))
@@ -169,8 +169,8 @@ def newest_run(cell: Cell, place: Place) -> Path | None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             args = json.loads(path.read_text())["args"]
             if (args["num_seeds"], args["total_timesteps"]) == (cell.seeds, cell.steps):
-                runs.append(path.parent)
-    return max(runs, key=lambda path: int(path.name.rsplit("__", 1)[-1]), default=None)
+                runs.append((int(path.parent.name.rsplit("__", 1)[-1]), path.parent))  # the time that it was begun
+    return max(runs, default=(0, None))[1]
 
 
 def collected(run: Path) -> str | None:
@@ -229,24 +229,29 @@ class Attempt:
         self.environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if gpu is not None:
             self.environment["CUDA_VISIBLE_DEVICES"] = gpu
-        self.process, self.lock, self.killed, self.stopped = None, None, 0, False
+        self.process, self.lock, self.broken, self.killed, self.stopped = None, None, None, 0, False
 
     def claim(self) -> bool:
-        """Takes the cell's lock; False if somebody has it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.folder / "lock").open("a")
+        """Takes the cell's lock; False if somebody has it. Where a disk has no locks, say, `poll` tells of it."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = (self.folder / "lock").open("a")
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self.lock.truncate(0)
+        except BlockingIOError:
             self.lock.close()
             return False
-        self.lock.truncate(0)
+        except OSError as error:
+            self.broken = Outcome(False, str(error))
         return True
 
     def poll(self) -> Outcome | None:
         """What came of a cell that was claimed; None while it is on its way."""
-        outcome = self.advance()
-        if outcome:
+        try:
+            outcome = self.broken or self.advance()
+        except OSError as error:  # no room for results, say
+            outcome = Outcome(False, str(error))
+        if outcome and self.lock:
             self.lock.close()
         return outcome
 
@@ -274,7 +279,7 @@ class Attempt:
             run.rename(self.folder / f"lost-{run.name}")
             run = newest_run(self.cell, self.place)
         elif ran:
-            return Outcome(False, f"killed {self.killed + 1} times" if code < 0 or code > 128 else said)
+            return Outcome(False, f"killed {self.killed + 1} times: {said}" if code < 0 or code > 128 else said)
         self.start(run)
         return None
 

@@ -215,11 +215,12 @@ def run_on_ray(todo: list[Cell], place: Place, options, display: Display, signal
     import ray
 
     gpus = ray.cluster_resources().get("GPU", 0)
+    most = max(node["Resources"].get("memory", 0) for node in ray.nodes())  # what asks for more is never begun
     needs = {"num_cpus": 1, "num_gpus": 1 / options.per_gpu if gpus else 0, "max_retries": RETRIES}
     remote = ray.remote(task)
     futures = {}
     for cell in todo:
-        known = needs if gpus else needs | {"memory": int(memory(cell))}
+        known = needs if gpus else needs | {"memory": int(min(memory(cell), most))}
         futures[remote.options(**known).remote(str(ROOT), vars(cell), (str(place.base), place.scale), 1)] = cell
     outcomes, pending = {}, list(futures)
     while pending and not signals:
@@ -252,9 +253,9 @@ def connect(address: str | None) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- main
-def listing(lines, place: Place, lanes: int) -> str:
-    """What there is, what is done, and how long the rest takes here."""
-    cells = chosen(lines, [])
+def listing(lines, place: Place, lanes: int, items: list[str] = ()) -> str:
+    """What there is, of some items if they are named, what is done, and how long the rest takes here."""
+    cells = chosen(lines, items)
     seen, guess = rates(cells, place), probe()
     done = {cell for cell in cells if is_done(cell, place)}
     begun = {cell for cell in cells if cell not in done and newest_run(cell, place)}
@@ -267,7 +268,7 @@ def listing(lines, place: Place, lanes: int) -> str:
         count = f"{len(some):>5} {len(done & {*some}):>5} {len(begun & {*some}):>6}"
         return f"{name:<10} {count}   about {hours(rest(some))}" if {*some} - done else f"{name:<10} {count}   none"
 
-    items = dict.fromkeys(item for line in lines for item in line.items)
+    items = items or dict.fromkeys(item for line in lines for item in line.items)
     rows = [row(item, chosen(lines, [item])) for item in items]
     known = f"as {sum(map(len, seen.values()))} cells went here" if seen else "by a guess from this machine's products"
     head = f"{'item':<10} cells  done  begun   time left at SCALE={place.scale}, {lanes} cells at a time, {known}"
@@ -307,11 +308,7 @@ def main(argv: list[str]) -> int:
     lines, place = read(options.lines, scale), Place(options.base.absolute(), scale)
     cells, lanes, signals = chosen(lines, options.items), Lanes(options.jobs, options.per_gpu), []
     if options.list:
-        print(
-            listing(
-                [line for line in lines if not options.items or {*options.items} & {*line.items}], place, lanes.count
-            )
-        )
+        print(listing(lines, place, lanes.count, options.items))
         return 0
     todo = [cell for cell in cells if not is_done(cell, place)]
     if use_ray := options.ray or bool(address):

@@ -47,7 +47,10 @@ class Logs:
         self.folder, self.seeds, args = folder, seeds, config["args"]
         head = ",".join(["step", "seed", "episode", "return", "length", *columns]) + "\n"
         for name, text in (("evaluations.csv", table or head), ("config.json", json.dumps(config, indent=2) + "\n")):
-            (folder / f"{name}.part").write_text(text)
+            with (folder / f"{name}.part").open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             (folder / f"{name}.part").replace(folder / name)
         self.csv = (folder / "evaluations.csv").open("a")
         self.writers = [SummaryWriter(folder / f"seed-{seed}", purge_step=step + 1) for seed in seeds]

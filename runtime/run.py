@@ -185,14 +185,14 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------------ how it ends
     def on_signal(self, number: int, _) -> None:
-        """The first signal ends the run after this step of training or evaluation; a second one kills. Before there is
-        a folder the first one does, and takes a compiler with it."""
+        """The first signal ends the run after this step of training or evaluation; then only Ctrl-C kills, as a machine
+        that shuts down sends several. Before there is a folder the first does, and takes a compiler with it."""
         if number == signal.SIGHUP:  # the terminal has gone: nothing can be written to it
             for stream in self.terminals:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         if not self.began:
             print(f"stopped before the first step: nothing was written{self.go_on()}", flush=True)
-        if self.signals or not self.began:
+        if not self.began or (self.signals and number == signal.SIGINT):
             os._exit(128 + number)
         self.signals.append(number)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -140,6 +141,7 @@ def test_done_is_a_whole_results_file():
     assert not any(holds(head + "\n".join(rows[:i] + rows[i + 1 :]) + "\n") for i in range(len(rows)))
     assert not holds(head + "\n".join(rows[:-4]))  # a run of 200 steps
     assert not holds(head + "\n".join(row for row in rows if ",2," not in row))  # of one seed
+    assert not holds(text[: -len(",200\n")] + ",\n") and not holds(text.replace("1.5", "-inf"))
     assert not holds(text + rows[0] + "\n") and not holds(text.replace("300,1,0,1.5", "300,1,0,nan"))
     assert not list(place.results(its).parent.glob("*.part"))
 
@@ -164,6 +166,7 @@ def test_time_left_is_that_of_cells_that_ran_here():
     (place.folder(hpo) / "log.txt").write_text("done at step 30000, 25.0 steps/s: runs/x\n")
     assert matrix.seconds(hpo, matrix.rates([sac, hpo], place), 1e9) == pytest.approx(1200)  # its own script's
     text = matrix.listing(read(Path("list"), "laptop"), place, 2)
+    assert "two" not in matrix.listing(read(Path("list"), "laptop"), place, 2, ["one"])
     assert "as 2 cells went here" in text and re.search(r"one +1 +0 +0 +about 5 min", text)
     assert (
         matrix.hours(59 * 60 + 31) == "1 h 00 min"
@@ -301,6 +304,22 @@ def test_a_signal_lets_cells_write_a_checkpoint():
     assert len(kept) == 2 and all(0 < step < 3000 for step in kept)
 
 
+def test_a_cell_whose_folder_cannot_be_used_fails_alone(monkeypatch):
+    place, (first, second) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
+    place.folder(first).parent.mkdir(parents=True)
+    place.folder(first).write_text("a file")
+    attempt = Attempt(first, place)
+    assert attempt.claim() and not attempt.poll().done and "exists" in attempt.poll().said
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cells.fcntl, "flock", no_locks)
+    attempt = Attempt(second, place)
+    assert attempt.claim() and attempt.poll() == Outcome(False, "[Errno 37] No locks available")
+    assert attempt.process is None and attempt.lock.closed
+
+
 @pytest.mark.slow
 def test_two_runners_share_the_cells():
     make_list(600, 300)
@@ -323,7 +342,7 @@ def test_a_cell_that_is_killed_again_and_again_is_given_up():
             attempt.process.kill()
             attempt.process.wait()
             count += 1
-    assert outcome == Outcome(False, "killed 4 times") and count == 4 and len(runs()) == 1
+    assert not outcome.done and outcome.said.startswith("killed 4 times: ") and count == 4 and len(runs()) == 1
     other = Attempt(its, place)
     assert other.claim()  # the lock is free again
     while not (outcome := other.poll()):
