@@ -202,9 +202,10 @@ them are about runs of this length and may differ from what longer ones show."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
 in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
-DRAWN = """Over 32 states that each of these agents visits, min Q at the actions before and after, and how far a
-state's actions spread (root mean square about their mean, a dimension). `python analysis/policy_shape.py --show
-results/shape/*.csv`:"""
+DRAWN = """The paper says that evolved actions lie where Q is higher, and spread wider. Over 32 states that each of
+these agents visits: min Q at the actions before and after, and how far a state's actions spread (root mean square
+about their mean, a dimension), with exploration's momentum and, by --momentum-std 0.1, with training's. `python
+analysis/policy_shape.py --show results/shape/*.csv`:"""
 GAP = """HPO says that the dynamics narrow the gap between the policy's actions and the best ones. For agents at the end
 of training, at 32 states that they visit: how far the objective lies below that of a Gaussian fitted to each state
 alone, without and with the dynamics, in units of return (analysis/gap.py). The entropy with them is eq. (15)'s, of

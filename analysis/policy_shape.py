@@ -109,9 +109,11 @@ def main(args: Args) -> str:
             rows.append([given.env_id, std, step or given.total_timesteps, given.seed + i, *numbers])
         for i in range(count):
             ax, (left, right) = axes[i, column], args.dimensions
-            figure.colorbar(ax.contourf(axis, axis, values[i], 20, cmap="viridis"), ax=ax)
-            ax.scatter(*base[i][:, [left, right]].T, s=2, color="white", alpha=0.7, label="base policy")
-            ax.scatter(*evolved[i][:, [left, right]].T, s=2, color="tab:red", alpha=0.7, label="after the dynamics")
+            figure.colorbar(ax.contourf(axis, axis, values[i], 20, cmap="Greys", alpha=0.6), ax=ax)
+            ax.scatter(*base[i][:, [left, right]].T, s=4, lw=0, color="tab:blue", alpha=0.7, label="base policy")
+            ax.scatter(
+                *evolved[i][:, [left, right]].T, s=4, lw=0, color="tab:red", alpha=0.7, label="after the dynamics"
+            )
             ax.set(xlabel=f"action {left}", ylabel=f"action {right}", xlim=(-1, 1), ylim=(-1, 1))
             ax.set_title(f"seed {given.seed + i}" + (f", step {step:,}" if step else ""), fontsize=9)
     axes[0, 0].legend(fontsize=7, loc="lower left", markerscale=3)
