@@ -4,6 +4,7 @@
     python analysis/tables.py results/HalfCheetah-v4__*.csv --against sac_hpo_continuous
     python analysis/tables.py results/sac_nf/*.csv --steps 50000                # as if the runs had been that long
     python analysis/tables.py runs/Hopper-v4__*                                 # your own runs, finished or not
+    python analysis/tables.py results/pixels/*.csv --by-step                    # every evaluation, a row a step
 
 A return is the mean of an evaluation's episodes. "Best" follows HPO (D16): for each seed the best of its evaluations,
 then mean ± sample standard deviation over seeds. Intervals are 95 %: Welch's for two scripts, Student's for pairs; a
@@ -128,11 +129,25 @@ def readings_table(paths: list[Path], until: int | None = None) -> str:
     return table(head, rows) if rows else ""
 
 
+def steps_table(paths: list[Path], until: int | None = None) -> str:
+    """Returns at each evaluation, a column an arm."""
+    arms = {tuple(split(path)): load(path, until=until) for path in paths}
+    names, rows = list(dict.fromkeys(script for _, script in arms)), []
+    for env_id in dict.fromkeys(env_id for env_id, _ in arms):
+        curves = {name: arms[env_id, name] for name in names if (env_id, name) in arms}
+        for step in sorted({step for steps, _ in curves.values() for step in steps.tolist()}):
+            shown = [spread(x[:, t == step].mean((1, 2))) if step in t else "" for t, x in curves.values()]
+            cells = dict(zip(curves, shown))
+            rows.append([env_id, f"{step:,}", *(cells.get(name, "") for name in names)])
+    return table(["environment", "step", *names], rows)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--against", default="sac_continuous", help="script to which differences are taken")
     parser.add_argument("--steps", type=int, help="leave out evaluations after this step")
+    parser.add_argument("--by-step", action="store_true", help="print the returns at each evaluation instead")
     options = parser.parse_args()
     files, until = sorted(options.files), options.steps
     if missing := [str(path) for path in files if not table_of(path).is_file()]:
@@ -140,6 +155,9 @@ if __name__ == "__main__":
             f"tables: {', '.join(missing)}: no such results file or run folder (results/*.csv, runs/*)", file=sys.stderr
         )
         raise SystemExit(2)
+    if options.by_step:
+        print(steps_table(files, until))
+        raise SystemExit
     tables = [
         returns_table(files, until),
         differences_table(files, options.against, until),

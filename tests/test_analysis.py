@@ -119,6 +119,13 @@ def test_tables(results):
     # Welch by hand: means 6.5 and 11, variances 4.5 and 8, so a standard error of 2.5 and 1.85 degrees of freedom
     assert "| Toy-v0 | sac_hpo_continuous | best | +4 | [-7, +16] |" in tables.differences_table(results)
     assert "| +1.0 | [+1.0, +1.0] | 6 of 6 |" in tables.readings_table(results)
+    other = Path("Else-v0__sac_continuous.csv")
+    other.write_text("step,seed,episode,return,length\n" + "".join(f"{t},1,0,{t / 10},9\n" for t in (100, 250)))
+    assert tables.steps_table([*results, other]).splitlines()[2:] == [
+        *(f"| Toy-v0 | {t} | {' | '.join(tables.spread(np.array(x)[:, i]) for x in RETURNS.values())} |"
+          for i, t in enumerate((100, 200, 300))),
+        "| Else-v0 | 100 | 10 |  |", "| Else-v0 | 250 | 25 |  |",
+    ]  # fmt: skip
     for path in results:  # as if the runs had been shorter
         (steps, whole), (fewer, part) = tables.load(path), tables.load(path, until=200)
         assert fewer.tolist() == [100, 200] == steps.tolist()[:2] and np.array_equal(part, whole[:, :2])
