@@ -10,6 +10,7 @@ says how fast it learned; "last", its last evaluation, MCMC-PO's. Intervals and 
 
 import argparse
 import functools
+import math
 import os
 import re
 import sys
@@ -131,6 +132,19 @@ def estimate(part: tuple, results: Results):
     return (lambda level: welch(x, y, level)), MARGIN * abs(y.mean())
 
 
+def differences(section: Section, measure: str, results: Results) -> str:
+    """Each arm less the first, with Welch's 95 % interval, on the tasks that have both."""
+    first, arms, rows = section.arms[0], section.arms[1:], []
+    for env_id in section.env_ids:
+        found = [estimate((env_id, arm, first, measure), results)[0] for arm in arms]
+        numbers = [(math.nan,) * 3 if f is None else f(0.95) for f in found]
+        if any(math.isfinite(low) for _, low, _ in numbers):
+            shown = [f"{x:+.0f} [{low:+.0f}, {high:+.0f}]" if math.isfinite(low) else "" for x, low, high in numbers]
+            rows.append([env_id, *shown])
+    head = [f"difference to {NAMES[first]} ({measure})", *(NAMES[arm] for arm in arms)]
+    return table(head, rows) if rows else ""
+
+
 def verdicts(results: Results) -> str:
     rows = []
     for claim in CLAIMS:
@@ -222,7 +236,7 @@ def section_text(section: Section, results: Results) -> str:
     cells = [c for arm in section.arms for env_id in section.env_ids if (c := results.cell(arm, env_id))]
     lengths = {(c.steps, results.papers[c.name]) for c in cells}
     text = "; ".join(f"{ours:,} steps, the paper's are {papers:,}" for ours, papers in sorted(lengths)) + "."
-    tables = [f(section, measure, results) for measure in section.measures for f in (returns, aggregates)]
+    tables = [f(section, measure, results) for measure in section.measures for f in (returns, differences, aggregates)]
     return "\n\n".join(filter(None, [text[:1].upper() + text[1:], *tables]))
 
 

@@ -9,6 +9,7 @@ import cells
 import claims
 import numpy as np
 import pytest
+import scipy.stats
 from cells import ROOT, SCALES, Place, chosen, read
 from claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
 
@@ -78,6 +79,14 @@ def test_tables_show_printed_numbers_beside_ours(results):
     text = benchmark.section_text(SECTIONS[1], results)
     row = "| Ant-v4 | 3492.1 ± 126.9 | not run | 4037.1 ± 158.1 | not run | 4037.1 ± 158.1 | 6 ± 1 (4) |"
     assert row in text and "3281.1 ± 168.1" in text and "2925.7 ± 133.1" in text
+    assert "difference to" not in text
+    results.curves.cache_clear()
+    put(results.place, results.cell(claims.SAC05, "Ant-v4"), [[9, 1 + 2 * s] for s in range(4)])
+    # last ones 4 to 7 and 1 to 7: variances 5/3 and 20/3, so a standard error of 1.443 and 4.41 degrees of freedom
+    text = benchmark.section_text(SECTIONS[1], results)
+    low, high = (1.5 + k * 1.4434 * scipy.stats.t.ppf(0.975, 4.4118) for k in (-1, 1))
+    assert "| difference to SAC, α 0.05 (last) | MCMC-PO, HMC | MCMC-PO, Langevin |" in text
+    assert f"| Ant-v4 |  | +2 [{low:+.0f}, {high:+.0f}] |" in text
     lines = text.splitlines()
     assert lines[0] == "100,000 steps, the paper's are 500,000."
     assert lines[2].endswith("| MCMC-PO, Langevin: printed | ours | SAC | SAC-HPO |")
