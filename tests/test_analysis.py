@@ -24,6 +24,7 @@ import numpy as np
 import pictures
 import play
 import pytest
+import scalars
 import tables
 import throughput
 import torch
@@ -313,6 +314,28 @@ def test_play_films():
     play.main(play.Args(newest(), episodes=2, video=Path("films")))
     names = {f"seed-1-{policy}-episode-{e}.mp4" for policy in ("leapfrog", "base") for e in (0, 1)}
     assert {path.name for path in Path("films").glob("*.mp4")} == names
+
+
+def test_scalars_are_means_over_seeds_and_steps():
+    folders = [run_folder(f"run{i}", "sac_continuous", 1, [1]) for i in (1, 2)]
+    for i, folder in enumerate(folders):
+        for seed in (1, 2):
+            with SummaryWriter(folder / f"seed-{seed}") as writer:
+                for step in (500, 1_000, 1_001)[: 3 - i]:
+                    writer.add_scalar("losses/alpha", step * seed / 1000, step)
+    head, _, *rows = scalars.main(["losses/alpha", *map(str, folders), "--output", "kept.csv"]).splitlines()
+    assert head == "| losses/alpha, step | Toy-v0 sac_continuous | Toy-v0 sac_continuous |"
+    assert rows == ["| 1000 | 1.125 | 1.125 |", "| 2000 | 1.502 |  |"]  # (0.5 + 1 + 1 + 2) / 4; (1.001 + 2.002) / 2
+    assert scalars.main(["--show", "kept.csv"]).splitlines()[2:] == rows
+    assert Path("kept.csv").read_text().startswith("# python sac_continuous.py --env-id Toy-v0")
+    for words, message in [
+        (["losses/beta", str(folders[0])], "has logged no losses/beta: choose among losses/alpha"),
+        (["losses/alpha", "nowhere"], "no run's folder: nowhere"),
+        (["losses/alpha"], "name what was logged and run folders"),
+        (["--show", "nowhere"], "no file nowhere"),
+    ]:
+        with pytest.raises(Refused, match=message):
+            scalars.main(words)
 
 
 def test_controllers_table_and_means(tmp_path):
