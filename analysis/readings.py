@@ -69,6 +69,16 @@ class Smooth(hpo.Agent):
         return actions, -torch.nn.functional.normalize(slope, dim=-1)
 
 
+class Averaged(hpo.Agent):
+    """The mean of g at four positions around x, 0.2 away in each dimension on average: shorter where they disagree."""
+
+    def gradient(self, critic, share, x):
+        draws = torch.randn(2, self.act_dim, generator=torch.Generator().manual_seed(0)).to(x)
+        around = [x + sign * 0.2 * draw for draw in draws for sign in (1, -1)]
+        actions, every = x.tanh() if self.pre_tanh else x, super().gradient  # which comprehensions do not know
+        return actions, sum(every(critic, share, near)[1] for near in around) / len(around)
+
+
 class Prior(hpo.Agent):
     """Pre-tanh space with the potential of a uniform prior over the box: U(u) = -Q/α - Σ log(1 - tanh²(u))."""
 
@@ -103,7 +113,7 @@ class Plain(hpo.Agent):
 
 
 ARMS = {"as-is": hpo.Agent, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
-ARMS |= {"prior": Prior, "still": Still, "still-both": StillBoth, "plain": Plain}
+ARMS |= {"averaged": Averaged, "prior": Prior, "still": Still, "still-both": StillBoth, "plain": Plain}
 SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meaning, if not in both
 
 

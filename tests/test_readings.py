@@ -96,6 +96,19 @@ def test_smooth_directions_are_means(space):
     assert torch.allclose(g, -torch.nn.functional.normalize(slope, dim=-1))
 
 
+@SPACES
+def test_averaged_directions_are_means_of_directions(space):
+    """Of the plain agent's g at positions two by two on either side, which are shorter than 1 where they differ."""
+    agent, plain = (arm(name, leapfrog_space=space) for name in ("averaged", "as-is"))
+    obs, x = normals(1, 16, 11), 3 * normals(1, 16, 3)
+    share, draws = plain.critic.share(obs), torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
+    actions, g = agent.gradient(agent.critic, share, x)
+    near = [plain.gradient(plain.critic, share, x + 0.2 * sign * draw)[1] for draw in draws for sign in (1, -1)]
+    assert torch.equal(actions, place(agent, x)) and torch.allclose(g, torch.stack(near).mean(0))
+    lengths = g.norm(dim=-1)
+    assert (lengths <= 1 + 1e-12).all() and (lengths < 0.999).any()
+
+
 def test_the_prior_is_in_the_potential():
     agent, obs, u = arm("prior", leapfrog_space="pre-tanh"), normals(1, 16, 11), normals(1, 16, 3).requires_grad_()
     potential = -min_q(agent, obs)(u.tanh()) / agent.args.alpha - torch.log1p(-u.tanh().square()).sum(-1)
