@@ -57,26 +57,31 @@ class Straight(hpo.Agent):
         return super().gradient(critic, share, x.detach())
 
 
-class Smooth(hpo.Agent):
-    """g of a smoother critic: the mean of ∇_a Q over four actions around a, 0.2 away in each dimension on average."""
+class Around(hpo.Agent):
+    """An agent with four places around the origin, two by two on either side, 0.2 away in each dimension on average."""
+
+    def __init__(self, args, obs_dim, act_dim, device):
+        super().__init__(args, obs_dim, act_dim, device)
+        draws = 0.2 * torch.randn(2, act_dim, generator=torch.Generator().manual_seed(0))
+        self.around = torch.stack([draws[0], -draws[0], draws[1], -draws[1]]).to(device)
+
+
+class Smooth(Around):
+    """g of a smoother critic: of the mean of ∇_a Q over four actions around a."""
 
     def gradient(self, critic, share, x):
         actions = x.tanh() if self.pre_tanh else x
-        draws = torch.randn(2, self.act_dim, generator=torch.Generator().manual_seed(0)).to(x)
-        around = [actions.detach() + sign * 0.2 * draw for draw in draws for sign in (1, -1)]
-        slope = sum(critic.slope(share, near)[1] for near in around)
+        slope = sum(critic.slope(share, actions.detach() + offset)[1] for offset in self.around)
         slope = slope * (1 - actions.square()) if self.pre_tanh else slope
         return actions, -torch.nn.functional.normalize(slope, dim=-1)
 
 
-class Averaged(hpo.Agent):
-    """The mean of g at four positions around x, 0.2 away in each dimension on average: shorter where they disagree."""
+class Averaged(Around):
+    """The mean of g at four positions around x: shorter where they disagree."""
 
     def gradient(self, critic, share, x):
-        draws = torch.randn(2, self.act_dim, generator=torch.Generator().manual_seed(0)).to(x)
-        around = [x + sign * 0.2 * draw for draw in draws for sign in (1, -1)]
-        actions, every = x.tanh() if self.pre_tanh else x, super().gradient  # which comprehensions do not know
-        return actions, sum(every(critic, share, near)[1] for near in around) / len(around)
+        actions, every = x.tanh() if self.pre_tanh else x, super().gradient  # which generators do not know
+        return actions, sum(every(critic, share, x + offset)[1] for offset in self.around) / len(self.around)
 
 
 class Prior(hpo.Agent):
