@@ -6,6 +6,7 @@ import sys
 import sac_hpo_continuous as hpo
 
 import bias
+import drawn
 import pytest
 import readings
 import torch
@@ -131,6 +132,45 @@ def test_still_arms_have_no_momentum_where_they_say():
     assert torch.equal(agent.act(obs[:, 0], acting), base)
 
 
+@SPACES
+def test_what_evaluation_may_draw(space):
+    """The mean's a_0 and training's or exploration's ρ_0, as the policy's loss evolves them; ρ_0 anew at every step."""
+    agent, obs = arm("as-is", leapfrog_space=space, num_seeds=2, momentum_std_train=0.7).float(), normals(2, 5, 11)
+    played, noise = drawn.policies(agent), torch.zeros(2, 3, 5, 3)
+    generator = torch.Generator().manual_seed(0)
+    for name, std in (("ρ0 as in training", 0.7), ("ρ0 as in exploration", 1.5)):
+        noise[:, 2] = torch.randn(2, 5, 3, generator=generator.manual_seed(0))
+        agent.args.momentum_std_train = std
+        with torch.no_grad():
+            x = agent.policy_loss(obs.float(), noise)[2]
+            first, second = (played[name](obs.float()) for _ in range(2))
+        assert torch.allclose(first, place(agent, x).clamp(-1, 1), atol=1e-6)
+        assert (first - second).abs().max() > 0.01
+    assert torch.equal(played["ρ0 = 0"](obs.float()), agent.evolved_mean(obs.float()))
+
+
+def test_differences_of_evaluations_are_paired():
+    rows = [{"environment": "E", "script": "s", "step": "1000"} | {"policy": policy, "seed": seed, "return": value}
+            for policy, values in (("a", "125"), ("b", "379")) for seed, value in zip("123", values)]  # fmt: skip
+    table = drawn.means(rows).splitlines()  # differences 2, 5, 4: mean 3.67, deviation 1.53, t 4.30
+    assert table[2] == "| E | s | 1,000 | 3 | a | 3 ± 2 |  |  |"
+    assert table[3] == "| E | s | 1,000 | 3 | b | 6 ± 3 | +4 | [-0, +7] |"
+
+
+def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
+    """With what `drawn` writes, its own --show prints the same table."""
+    folder, flags = tmp_path / "run", ["--total-timesteps", "40", "--learning-starts", "20", "--batch-size", "8"]
+    flags += ["--env-id", "Hopper-v4", "--num-seeds", "2", "--no-cuda", "--no-compile", "--eval-episodes", "1"]
+    script = [sys.executable, readings.__file__, "train", "averaged", *flags]
+    subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert type(drawn.armed(folder)) is readings.Averaged and readings.hpo.Agent is hpo.Agent
+    args = drawn.Args((folder,), episodes=1, output=tmp_path / "drawn.csv")
+    assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 40 | 2 |" in drawn.main(
+        args
+    )
+
+
 @pytest.mark.parametrize("sees_g", [True, False])
 def test_bias_tells_gradients_apart(kinked, sees_g):  # noqa: F811
     """On the agent with one kink: back-propagation is the truth for a force blind to g, and off by a fifth else."""
@@ -143,6 +183,8 @@ def test_bias_tells_gradients_apart(kinked, sees_g):  # noqa: F811
 
 
 def test_bad_input_ends_with_one_line():
-    for words in ([], ["train", "sideways"], ["collect", "no-such-folder"]):
-        done = subprocess.run([sys.executable, readings.__file__, *words], capture_output=True, text=True)
+    wrong = [(readings, []), (readings, ["train", "sideways"]), (readings, ["collect", "no-such-folder"])]
+    wrong += [(drawn, []), (drawn, ["no-such-folder"]), (drawn, ["--show", "no-such-file"])]
+    for script, words in wrong:
+        done = subprocess.run([sys.executable, script.__file__, *words], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout

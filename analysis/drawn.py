@@ -1,0 +1,147 @@
+"""What evaluation plays (D9): trained agents with ρ_0 = 0, with ρ_0 drawn, and without their dynamics.
+
+    python analysis/drawn.py runs/HalfCheetah-v4__sac_hpo_continuous__1__1763720000 [more run folders ...]
+    python analysis/drawn.py RUN --output results/drawn/HalfCheetah-v4.csv
+    python analysis/drawn.py --show results/drawn/*.csv         # the table of files that --output wrote
+
+Every policy plays the same starts, a_0 the mean's in all: ρ_0 = 0 as evaluation has it; ρ_0 by training's momentum, and
+by exploration's, on its schedule; and the base mean alone. Runs of analysis/readings.py are played by their arm's
+agent. Differences are to ρ_0 = 0, seed by seed, with Student's 95% interval.
+"""
+
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from collect import command, variant
+from play import START, load  # which finds runtime/ too
+from readings import ARMS, hpo
+from scipy import stats
+from tables import interval, spread, table
+
+from runtime.environments import make_env  # isort: skip
+from runtime.evaluation import evaluate  # isort: skip
+from runtime.messages import Refused, fail, tell  # isort: skip
+
+COLUMNS = "environment", "script", "step", "policy", "seed", "return"
+
+
+@dataclasses.dataclass
+class Args:
+    folders: tyro.conf.Positional[tuple[Path, ...]] = ()  # runs' folders, of sac_hpo_continuous.py or its arms
+    episodes: int = 10  # episodes of each seed and policy
+    output: Path | None = None  # keep the means of each seed in this CSV
+    show: tuple[Path, ...] = ()  # play nothing, print the table of these CSVs
+
+
+def drawn(agent, std: float):
+    """The policy whose a_0 is the mean's and ρ_0 ~ N(0, std²): obs (S, B, ds) to actions (S, B, d)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def policy(obs):
+        noise = torch.randn(*obs.shape[:2], agent.act_dim, generator=generator)
+        x, log_prob = agent.start(obs, torch.zeros_like(noise))
+        x, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, x, noise, std)
+        return agent.end(x, log_prob)[0]
+
+    return policy
+
+
+def policies(agent) -> dict:
+    """What is played, by its name; the first is what differences are to."""
+    given = agent.args
+    return {
+        "ρ0 = 0": agent.evolved_mean,
+        "ρ0 as in training": drawn(agent, given.momentum_std_train),
+        "ρ0 as in exploration": drawn(agent, given.momentum_std_explore),
+        "base mean alone": agent.policy.mean_action,
+    }
+
+
+def armed(folder: Path):
+    """A run's agent, of its arm's class."""
+    path, plain = folder / "config.json", hpo.Agent
+    arm = json.loads(path.read_text())["args"].get("exp_name") if path.is_file() else None
+    hpo.Agent = ARMS.get(arm, plain)
+    try:
+        return load(folder)
+    finally:
+        hpo.Agent = plain
+
+
+def played(agent, episodes: int) -> dict:
+    """Mean returns (S,) of each policy."""
+    args, cpu = agent.args, torch.device("cpu")
+    seeds = range(args.seed, args.seed + args.num_seeds)
+    envs = [[make_env(args.env_id, args=args) for _ in range(episodes)] for _ in seeds]
+    longest = args.eval_max_steps
+    return {
+        name: evaluate(policy, envs, seeds, START, cpu, longest=longest)[0].mean(1)
+        for name, policy in policies(agent).items()
+    }
+
+
+def means(rows: list[dict]) -> str:
+    """The table: a row for each environment, arm and policy."""
+    lines, curves = [], {}
+    for row in rows:
+        key = row["environment"], row["script"], f"{int(row['step']):,}"
+        curves.setdefault(key, {}).setdefault(row["policy"], {})[row["seed"]] = float(row["return"])
+    for key, found in curves.items():
+        values = {name: np.array([each[seed] for seed in sorted(each)]) for name, each in found.items()}
+        first = next(iter(values))
+        for name, mine in values.items():
+            gaps = mine - values[first]
+            cells = ["", ""] if name == first else [f"{gaps.mean():+.0f}", interval(stats.ttest_1samp, gaps, 0)]
+            lines.append([*key, len(mine), name, spread(mine), *cells])
+    head = ["environment", "script", "steps", "seeds", "evaluated with", "return", "difference to ρ0 = 0"]
+    return table([*head, "95 % interval"], lines)
+
+
+def shown(paths: tuple[Path, ...]) -> str:
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        fail(f"no file {', '.join(missing)}: --show takes what --output wrote")
+    texts = [[line for line in path.read_text().splitlines() if line[0] != "#"] for path in paths]
+    return means([row for text in texts for row in csv.DictReader(text)])
+
+
+def main(args: Args) -> str:
+    if args.show:
+        return shown(args.show)
+    if not args.folders or args.episodes < 1:
+        fail("name run folders, or --show and CSVs" if args.episodes > 0 else "--episodes: choose 1 or more")
+    rows, head = [], []
+    for folder in args.folders:
+        agent, config = armed(folder), json.loads((folder / "config.json").read_text())
+        if config["script"] != "sac_hpo_continuous" or not agent.args.leapfrog_steps:
+            fail(f"{folder} is no run with dynamics that this can draw: name one of sac_hpo_continuous.py")
+        flags = [flag for flag in variant(config) if not flag.startswith("matmul-precision")]
+        flags += [arm] if (arm := config["args"].get("exp_name")) and arm != "as-is" else []
+        name = " ".join([config["script"], *(f"--{flag}" for flag in flags)])  # as tables.py has it
+        head += [f"# of {command(config)}", f"#   commit {config['commit']}; {config['device']}"]
+        for policy, values in played(agent, args.episodes).items():
+            for i, value in enumerate(values):
+                numbers = agent.args.total_timesteps, policy, agent.args.seed + i, f"{value:.3f}"
+                rows.append(dict(zip(COLUMNS, (agent.args.env_id, name, *numbers))))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        with args.output.open("w") as file:
+            first = f"# python analysis/drawn.py, {args.episodes} episodes of each seed, the agents at the end"
+            print(first, *head, sep="\n", file=file)
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return means(rows)
+
+
+if __name__ == "__main__":
+    try:
+        print(main(tyro.cli(Args, description=__doc__)))
+    except Refused as refusal:
+        tell(refusal)
+        sys.exit(2)
