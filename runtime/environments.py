@@ -70,7 +70,7 @@ def make_env(env_id: str, render_mode: str | None = None, args=None) -> gym.Env:
     if bullet and importlib.util.find_spec("pybullet_envs_gymnasium") is None:
         fail(f"--env-id {env_id} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium")
     try:
-        with warnings.catch_warnings(), quiet() if bullet else contextlib.nullcontext():
+        with warnings.catch_warnings(), quiet():  # MuJoCo 3.17 warns of HalfCheetah's model at each environment
             warnings.simplefilter("ignore")  # that a v5 exists is no news here
             if bullet:  # registers its tasks
                 importlib.import_module("pybullet_envs_gymnasium")

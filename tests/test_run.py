@@ -86,7 +86,7 @@ def test_action_bounds(script, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", ["Hopper-v4", "Hopper-v5", "Humanoid-v4", "Pendulum-v1"])
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "Hopper-v5", "Humanoid-v4", "Pendulum-v1"])
 def test_real_environments_without_noise(script, env_id, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
