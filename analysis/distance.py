@@ -5,7 +5,7 @@
     python analysis/distance.py table results/distance/*.csv
     python analysis/distance.py draw results/distance/*.csv --output docs/distance.png
 
-`train` is `sac_hpo_continuous.py`, which it imports (go on with a stopped run by it too), and measures every 1,000
+`train` is `sac_hpo_continuous.py`, which it imports (a stopped run goes on by `train` too), and measures every 1,000
 steps, on the batch of that update, the move of the chain, x_K - x_0 (of u before the tanh, or with --leapfrog-space
 action of a before the clamp), once with the momentum of training and once with exploration's. With the forces that the
 trajectory met, a leapfrog is linear in ρ_0 and in F = σ g + (1 - σ) T, so the move is exactly the sum of three: what
@@ -64,6 +64,7 @@ def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) 
 
 def train(flags: list[str]) -> int:
     """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
+    hpo.PROGRAM = "analysis/distance.py train"
     return Measured(hpo, *parse(hpo, flags)).train()
 
 

@@ -124,7 +124,7 @@ SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meanin
 
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
-    hpo.Agent = ARMS[arm]
+    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"analysis/readings.py train {arm}"
     return launch(hpo, ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
 
 

@@ -95,12 +95,19 @@ def parse(script: ModuleType, argv: list[str]) -> tuple[RunArgs, dict[str, str]]
     return args, source | dict.fromkeys(given & vars(args).keys() - {"resume"}, "command line")
 
 
+def own_program(script: ModuleType) -> str | None:
+    """The command that runs a changed script, which that has set as PROGRAM; none if the script itself runs."""
+    return getattr(script, "PROGRAM", None)
+
+
 def resumed_config(script: ModuleType, folder: str) -> dict:
     """config.json of the run in a folder, which must be the script's own."""
     try:
         config = json.loads(Path(folder, "config.json").read_text())
         if (name := config["script"]) != Path(script.__file__).stem:
             fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
+        if (program := config.get("program")) != own_program(script):
+            fail(f"--resume {folder} is a run of {program or name + '.py'}: resume it with that")
         args, hints = config["args"], get_type_hints(script.Args)
         if odd := {*args} ^ {*hints} | {key for key in {*args} & {*hints} if not fits(args[key], hints[key])}:
             raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(sorted(odd))}")

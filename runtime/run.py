@@ -13,7 +13,7 @@ from types import ModuleType
 
 from runtime import device, products
 from runtime.agents import Agents, faults
-from runtime.arguments import RunArgs, check, parse, skip_compiling
+from runtime.arguments import RunArgs, check, own_program, parse, skip_compiling
 from runtime.checkpoints import Checkpoints
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import Evaluation
@@ -116,7 +116,7 @@ class Run:
             state = self.checkpoints.load(replay, self.restore) if args.resume else {}
             if state:
                 self.envs.load(state["episodes"])
-            config = describe(self.path, args, self.source)
+            config = describe(self.path, args, self.source) | {"program": own_program(self.script)}
             columns = [f"return_{name}" for name in list(self.policies)[1:]]
             self.logs = Logs(self.folder, config, self.seeds, columns, self.envs.count, state.get("csv", ""))
         except Exception as error:
@@ -236,8 +236,8 @@ class Run:
     def go_on(self) -> str:
         """The command that resumes, on a line of its own, if there is a folder."""
         folder = self.args.resume or (self.logs and self.folder)
-        script = shlex.quote(os.path.relpath(self.script.__file__))
-        return f"\ngo on with: python {script} --resume {shlex.quote(str(folder))}" if folder else ""
+        program = own_program(self.script) or shlex.quote(os.path.relpath(self.script.__file__))
+        return f"\ngo on with: python {program} --resume {shlex.quote(str(folder))}" if folder else ""
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -452,6 +452,7 @@ def test_measuring_changes_nothing(monkeypatch, capsys):
     flags += " --no-compile --eval-frequency 50 --eval-episodes 1"
     assert train(hpo, *parse(hpo, flags.split())) == 0
     plain = newest()
+    monkeypatch.setattr(hpo, "PROGRAM", None, raising=False)  # and back, when the test is over
     assert distance.train(flags.split()) == 0
     measured = newest([plain])
     left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (plain, measured))

@@ -164,9 +164,14 @@ def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
     script = [sys.executable, readings.__file__, "train", "averaged", *flags]
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
     (folder,) = (tmp_path / "runs").iterdir()
+    for other in ([hpo.__file__], [readings.__file__, "train", "smooth"]):  # would go on with another agent
+        words = [sys.executable, *other, "--resume", str(folder), "--total-timesteps", "60"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and "is a run of analysis/readings.py train averaged" in done.stderr
+    subprocess.run([*script[:4], "--resume", str(folder), "--total-timesteps", "60"], cwd=tmp_path, check=True)
     assert type(drawn.armed(folder)) is readings.Averaged and readings.hpo.Agent is hpo.Agent
     args = drawn.Args((folder,), episodes=1, output=tmp_path / "drawn.csv")
-    assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 40 | 2 |" in drawn.main(
+    assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 60 | 2 |" in drawn.main(
         args
     )
 
