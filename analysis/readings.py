@@ -2,6 +2,7 @@
 
     python analysis/readings.py train reflect --env-id HalfCheetah-v4 --num-seeds 8     # SAC-HPO's flags, --resume too
     python analysis/readings.py collect runs/HalfCheetah-v4__sac_hpo_continuous__reflect__1__1795241545
+    python analysis/readings.py collect --into fresh runs/HalfCheetah-v4__*             # other seeds of the same arms
     python analysis/tables.py results/readings/HalfCheetah-v4__*.csv                    # against SAC's file among them
 
 An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as-is` replaces none, so that the flags of
@@ -13,9 +14,10 @@ import sys
 from pathlib import Path
 
 import torch
-from collect import collect
+from collect import collect, fail
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "readings"
 sys.path.insert(0, str(ROOT))
 import sac_hpo_continuous as hpo
 from runtime.messages import tell
@@ -128,8 +130,11 @@ def train(arm: str, flags: list[str]) -> int:
     return launch(hpo, ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
 
 
-def keep(folder: Path) -> Path:
-    """Copies a run's evaluations, of SAC or of an arm, to results/readings/, below the command that made them."""
+def keep(folder: Path, into: str = "") -> Path:
+    """Copies a run's evaluations, of SAC or of an arm, to results/readings/, below the command that made them.
+
+    Refuses to write over a file of another run; `into` names a folder in results/readings/ for such runs.
+    """
     arm = json.loads((folder / "config.json").read_text())["args"].get("exp_name")
     name, text = collect([folder])
     name = name.replace("__matmul-precision-medium", "")  # which every run of the comparison has
@@ -137,7 +142,9 @@ def keep(folder: Path) -> Path:
         name = name if arm == "as-is" else name.replace(".csv", f"__{arm}.csv")
         text = text.replace("python sac_hpo_continuous.py", f"python analysis/readings.py train {arm}", 1)
         text = text.replace(f" --exp-name {arm}", "", 1)
-    path = ROOT / "results" / "readings" / name
+    path = RESULTS / into / name
+    if path.exists() and path.read_text() != text:
+        fail(f"{path} is of another run than {folder}: delete it first, or collect --into another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -147,8 +154,10 @@ if __name__ == "__main__":
     what, *rest = sys.argv[1:] or [""]
     if what == "train" and rest and rest[0] in ARMS:
         sys.exit(train(*rest[:1], rest[1:]))
+    into, rest = (rest[1], rest[2:]) if what == "collect" and rest[:1] == ["--into"] and rest[1:] else ("", rest)
     if what == "collect" and rest and all(Path(folder, "evaluations.csv").exists() for folder in rest):
-        print(*(keep(Path(folder)) for folder in rest), sep="\n")
+        for folder in rest:
+            print(keep(Path(folder), into))
         sys.exit()
-    tell(f"name train and an arm ({', '.join(ARMS)}) and SAC-HPO's flags; or collect and run folders")
+    tell(f"name train and an arm ({', '.join(ARMS)}) and SAC-HPO's flags; or collect [--into FOLDER] and run folders")
     sys.exit(2)

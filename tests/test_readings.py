@@ -13,6 +13,7 @@ import torch
 from conftest import normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_analysis import run_folder
 from test_leapfrog import SPACES, kinked, min_q, place  # noqa: F401
 
 CPU = torch.device("cpu")
@@ -174,6 +175,20 @@ def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
     assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 60 | 2 |" in drawn.main(
         args
     )
+
+
+def test_collecting_writes_over_no_other_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(readings, "RESULTS", tmp_path / "readings")
+    first, second = (run_folder(f"run{seed}", "sac_continuous", seed, [1.0, 2.0]) for seed in (1, 9))
+    path = readings.keep(first)
+    before = path.read_text()
+    assert path == tmp_path / "readings" / "Toy-v0__sac_continuous.csv" and readings.keep(first) == path
+    with pytest.raises(SystemExit) as ended:
+        readings.keep(second)
+    assert ended.value.code == 2 and f"{path} is of another run than {second}" in capsys.readouterr().err
+    other = readings.keep(second, "fresh")
+    assert other == tmp_path / "readings" / "fresh" / path.name and path.read_text() == before != other.read_text()
 
 
 @pytest.mark.parametrize("sees_g", [True, False])
