@@ -206,7 +206,8 @@ others. Commits and devices: {machines}. Each file in `results/benchmark/{scale}
 below a title prints the section's tables. Numbers are mean ± standard deviation over seeds (their count in
 parentheses) of "best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells
 speed, or of "last", its last one. {unlike}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them.
-On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two."""
+On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what
+that alone does on Ant is in `docs/readings.md`."""
 RULES = """Differences of means have Welch's 95 % interval. A claim about several tasks holds if every interval is
 on its side, and does not hold if one is on the other, corrected for their number (Bonferroni); else it cannot be
 told from these runs. A claim of whose runs there are none is "not run". Claims that name no number ("about the
