@@ -15,8 +15,9 @@ evolves its actions too, with a wider momentum. As in SAC-HPO the chain moves u,
 --leapfrog-space action says otherwise (D6). The critics are SAC's. Against `sac_hpo_continuous.py` this tells what
 T_h and σ_h are worth. In action space ∇_a U, which grows with the critics' values, throws actions out of their box,
 and four seeds had lower returns with it (docs/earlier.md), so by default it is divided by its length, as in SAC-HPO;
---no-normalize-gradient gives eq. (12) as written. "HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16"
-are our readings of it, with their reasons in docs/method.md.
+--no-normalize-gradient gives eq. (12) as written, which before the tanh is not told from it (docs/readings.md).
+"HPO" is the paper Hamiltonian Policy Optimization; "D1" to "D16" are our readings of it, with their reasons in
+docs/method.md.
 
 The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
 have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
