@@ -114,6 +114,10 @@ def test_the_readme_is_read_in_two_minutes():
         name = f"| {task}-v4 | sac_hpo_continuous | last evaluation |"
         row = shown.replace("−", "-").replace(" [", " | [")
         assert f"{name} {row} |" in readings and shown in " ".join(text.split())
+    others = ["−524 [−1802, +755]", "+1677 [+820, +2533]", "−115 [−602, +372]", "+90 [+20, +160]", "+126 [+50, +201]"]
+    for shown in [*others, "−36 [−99, +28]"]:
+        row = shown.replace("−", "-").replace(" [", " | [")
+        assert f"| last evaluation | {row} |" in readings and shown in " ".join(text.split()), shown
 
 
 def test_ci_runs_the_readmes_test_command():
