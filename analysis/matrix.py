@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from runtime import machine
+
 from cells import ROOT, SCALES, Attempt, Cell, Outcome, Place, chosen, is_done, newest_run, progress, read
 
 from runtime.environments import make_env  # isort: skip
@@ -148,12 +150,11 @@ class Lanes:
         self.free = names * per_gpu or [None] * (jobs or cores)
         if gpus and jobs:
             self.free = self.free[:jobs]
-        share = str(max(1, cores // len(self.free)))
-        self.threads, self.count = int(os.environ.get("OMP_NUM_THREADS", share)), len(self.free)
+        self.threads, self.count = machine.threads(max(1, cores // len(self.free))), len(self.free)
         if gpus:
             self.room = {name: 0.9 * torch.cuda.get_device_properties(i).total_memory for i, name in enumerate(names)}
         else:
-            self.room = {None: 0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+            self.room = {None: 0.9 * machine.memory()}
         self.taken = []
 
     def take(self, size: float):

@@ -1,7 +1,9 @@
 """What keeps a run alive, whatever it learns: no method lives here, and nothing here imports a script.
 
 messages.py      one clear line for what cannot be, exit code 2
-arguments.py     flags of every run, limits, --help, what a resumed run may change
+arguments.py     flags of every run, limits, what a resumed run may change
+flags.py         a command line's flags as typed values, --help
+machine.py       what this machine has: GPU, compiler, packages, memory, cores
 environments.py  environments, and episodes that come back
 pixels.py        environments seen by a camera
 frames.py        a replay's frames, each kept once
@@ -22,6 +24,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
+if sys.platform == "win32":
+    print(f"{Path(sys.argv[0]).stem}: Windows lacks signals and file locks that a run needs: use Linux, or WSL there",
+          file=sys.stderr)  # fmt: skip
+    raise SystemExit(2)
 _needed = ("torch", "numpy", "gymnasium", "tyro", "tqdm", "filelock", "tensorboard")
 if _missing := [name for name in _needed if importlib.util.find_spec(name) is None]:
     print(f"{Path(sys.argv[0]).stem}: {', '.join(_missing)} not found: install what {Path(__file__).parent.parent}"

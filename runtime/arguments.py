@@ -1,24 +1,16 @@
 """The command line: flags that every run has, limits, --help, and what a resumed run may change."""
 
-import contextlib
 import dataclasses
-import importlib.util
-import io
 import json
-import os
 import re
-import shlex
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from runtime import flags, machine
 from runtime.messages import fail
 
 import torch
-import tyro
 
 
 @dataclasses.dataclass
@@ -50,6 +42,8 @@ LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**10), "eval_frequency": (1, 10**12),
     "eval_episodes": (1, 10**4), "eval_max_steps": (1, 10**9), "checkpoint_frequency": (0, 10**12),
 }  # fmt: skip
+LOGGING = ["exp_name", "keep_agents", "capture_video", "track", "wandb_project_name", "wandb_entity"]
+MACHINE = ["cuda", "cuda_graphs", "compile", "matmul_precision", "products"]
 
 
 def table(script: ModuleType, env_id: str) -> tuple[str, dict]:
@@ -62,37 +56,38 @@ def parse(script: ModuleType, argv: list[str]) -> tuple[RunArgs, dict[str, str]]
 
     With --resume they are the run's own, and Refused if the command line contradicts them.
     """
-    line = "\0".join(argv)
-    env_id = (re.findall("--env[-_]id[=\0]([^\0]+)", line) or [script.Args.env_id])[-1]
-    folder = (re.findall("--resume[=\0]([^\0]*)", line) or [None])[-1]
-    if folder == "":
-        fail("--resume names no folder (an unset variable?): name one under runs/")
+    given = flags.given(script.Args, argv)
+    asked, folder = given.pop("help", False), given.get("resume")
     config = resumed_config(script, folder) if folder else None
+    env_id = given.get("env_id", script.Args.env_id)
     if config and ":" in config["args"]["env_id"] and env_id != config["args"]["env_id"]:  # a stranger's, perhaps
         own = config["args"]["env_id"]
         fail(f"--resume {folder}: its environment {own} imports a module; if you trust it, give --env-id {own}")
-    env_id = config["args"]["env_id"] if config else env_id
-    origin, values = table(script, env_id)
-    default = script.Args(**(config["args"] if config else {"env_id": env_id} | values))
-    about = script.__doc__.splitlines()[0] + (f" From {origin}: {', '.join(values)}." if values else "")
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            args = tyro.cli(script.Args, default=default, args=argv, description=about)
-    except SystemExit as stop:
-        if stop.code:  # tyro draws a box, whose first paragraph is the message
-            fail(re.split("─{9,}", re.sub("[│╭╮╰╯]", "", complaint.getvalue().split("\n", 1)[-1]))[0] + "; see --help")
-        raise
-    given = {flag[2:].split("=")[0].replace("-", "_").removeprefix("no_") for flag in argv if flag[:2] == "--"}
-    source = config["source"] if config else {name: origin if name in values else "default" for name in vars(args)}
-    for name in given - {"resume"} if config else ():
-        value, old = getattr(args, name), config["args"][name]
+    origin, values = table(script, config["args"]["env_id"] if config else env_id)
+    known = (config["args"] if config else {"env_id": env_id} | values) | {"resume": None}
+    if asked:
+        about = script.__doc__.splitlines()[0] + (f" From {origin}: {', '.join(values)}." if values else "")
+        defaults = vars(script.Args(**known))
+        print(flags.help_text(script.Args, defaults, LIMITS | script.LIMITS, grouped(script.Args), about))
+        raise SystemExit(0)
+    for name in given.keys() - {"resume"} if config else ():
+        value, old = given[name], known[name]
         newest = name == "env_id" and re.fullmatch(rf"{re.escape(value)}-v\d+", old)
         if newest or (name, value) == ("products", "auto"):
-            setattr(args, name, old)  # what it became
+            given[name] = old  # what it became
         elif value != old and not (name == "total_timesteps" and value > old):
-            fail(f"--{name.replace('_', '-')} {value} contradicts the run to resume, which has {old}: leave it out")
-    return args, source | dict.fromkeys(given & vars(args).keys() - {"resume"}, "command line")
+            fail(f"{flags.dashed(name)} {value} contradicts the run to resume, which has {old}: leave it out")
+    args = script.Args(**known | given)
+    source = config["source"] if config else {name: origin if name in values else "default" for name in vars(args)}
+    return args, source | dict.fromkeys(given.keys() - {"resume"}, "command line")
+
+
+def grouped(cls: type) -> dict[str, list[str]]:
+    """The flags of --help in groups: what is the method's own first."""
+    every = [field.name for field in dataclasses.fields(RunArgs)]
+    others = {"logging": LOGGING, "machine": MACHINE}
+    run = [name for name in every if name not in LOGGING + MACHINE]
+    return {"method": [f.name for f in dataclasses.fields(cls) if f.name not in every], "run": run} | others
 
 
 def own_program(script: ModuleType) -> str | None:
@@ -139,43 +134,18 @@ def skip_compiling(args: RunArgs, source: dict[str, str]) -> RunArgs:
 
 def check(args: RunArgs, limits: dict[str, tuple]) -> None:
     """Refuses values out of range, and what this machine lacks, before anything is written."""
+    in_range(args, limits)
+    machine.check(args)
+
+
+def in_range(args: RunArgs, limits: dict[str, tuple]) -> None:
+    """Refuses values out of range, and those that do not go together."""
     for name, (low, high) in (LIMITS | limits).items():
         if not low <= getattr(args, name) <= high:  # refuses NaN too
-            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}: choose a value from {low} to {high}")
+            fail(f"{flags.dashed(name)} is {getattr(args, name)}: choose a value from {low} to {high}")
     if args.seed + args.num_seeds > 2**32:
         fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
+    if len(args.exp_name or "") > 100:
+        fail(f"--exp-name has {len(args.exp_name)} characters: it names a folder, choose at most 100")
     if args.total_timesteps <= (starts := getattr(args, "learning_starts", 0)):
         fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {starts}")
-    if args.cuda and not torch.cuda.is_available():
-        advice = "resume where there is one" if args.resume else "start with --no-cuda"
-        fail(f"--cuda: PyTorch finds no GPU; {advice}, or install a CUDA build of torch")
-    if args.compile:
-        try_compiler(*(("CC", "gcc", "clang") if args.cuda else ("CXX", "g++")))
-    for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
-        if getattr(args, flag) and importlib.util.find_spec(package) is None:
-            fail(f"--{flag.replace('_', '-')} needs the package {package}: pip install {package}")
-    if args.track:
-        try:
-            import wandb
-
-            if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not wandb.login(prompt=False):
-                raise ValueError("no account is known")
-        except Exception as error:  # also a refused key, no network, half an installation
-            fail(f"--track: {error}; run `wandb login`, or set WANDB_MODE=offline")
-
-
-def try_compiler(variable: str, *names: str) -> None:
-    """Compiles nothing much, so that a compiler that fails is told before the run and not at its first update."""
-    named = [os.environ[variable]] if variable in os.environ else names
-    command = next((name for name in named if shutil.which((shlex.split(name) or [""])[0])), None)
-    advice = "install it, or start with --no-compile"
-    if command is None:
-        fail(f"--compile needs {' or '.join(names)}, or what {variable} names: {advice}")
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "try.cpp" if variable == "CXX" else "try.c")
-        source.write_text("int main(void) { return 0; }\n")
-        words = [*shlex.split(command), str(source), "-o", str(source.with_suffix(""))]
-        done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        fail(f"--compile: {command} fails ({said}): mend or {advice}")
