@@ -5,7 +5,10 @@ arguments.py     flags of every run, limits, what a resumed run may change
 flags.py         a command line's flags as typed values, --help
 machine.py       what this machine has: GPU, compiler, packages, memory, cores
 environments.py  environments, and episodes that come back
-pixels.py        environments seen by a camera
+spaces.py        what an environment may observe, and how it may act
+trial.py         a task tried before the run: its interface, its random numbers
+control.py       tasks of the DeepMind Control Suite, from their state
+pixels.py        and seen by a camera
 frames.py        a replay's frames, each kept once
 evaluation.py    episodes with the noise off, and their films
 streams.py       random numbers that need no saving

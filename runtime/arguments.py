@@ -15,7 +15,10 @@ import torch
 
 @dataclasses.dataclass
 class RunArgs:
-    env_id: str = "Hopper-v4"  # Gymnasium environment with a one-dimensional Box to observe and a bounded Box to act
+    env_id: str = "Hopper-v4"  # Gymnasium environment with numbers to observe and a bounded Box to act in, or
+    # dm_control/<domain>-<task>-v0, or module:Name-v0 from the working folder (docs/your_task.md)
+    env_kwargs: dict | None = None  # the environment's own arguments: key=value .., or a JSON object
+    max_episode_steps: int = 0  # time limit of an episode, instead of the environment's; 0: its own
     seed: int = 1  # first seed
     num_seeds: int = 1  # seeds trained together: seed, seed + 1, ...
     total_timesteps: int = 1_000_000  # environment steps of each seed
@@ -37,10 +40,12 @@ class RunArgs:
     capture_video: bool = False  # record the first episode of every evaluation
 
 
+LATER = "env_kwargs", "max_episode_steps"  # flags that older runs lack: these had the default
 SHORT = 10_000  # updates; a run of fewer takes longer to compile than it gains (docs/speed.md)
 LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**10), "eval_frequency": (1, 10**12),
-    "eval_episodes": (1, 10**4), "eval_max_steps": (1, 10**9), "checkpoint_frequency": (0, 10**12),
+    "eval_episodes": (1, 10**4), "eval_max_steps": (1, 10**9), "max_episode_steps": (0, 10**9),
+    "checkpoint_frequency": (0, 10**12),
 }  # fmt: skip
 LOGGING = ["exp_name", "keep_agents", "capture_video", "track", "wandb_project_name", "wandb_entity"]
 MACHINE = ["cuda", "cuda_graphs", "compile", "matmul_precision", "products"]
@@ -103,7 +108,9 @@ def resumed_config(script: ModuleType, folder: str) -> dict:
             fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
         if (program := config.get("program")) != own_program(script):
             fail(f"--resume {folder} is a run of {program or name + '.py'}: resume it with that")
-        args, hints = config["args"], get_type_hints(script.Args)
+        hints, default = get_type_hints(script.Args), script.Args()
+        config["args"] = args = {name: getattr(default, name) for name in LATER} | config["args"]
+        config["source"] = dict.fromkeys(LATER, "default") | config["source"]
         if odd := {*args} ^ {*hints} | {key for key in {*args} & {*hints} if not fits(args[key], hints[key])}:
             raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(sorted(odd))}")
         if config["source"].keys() != args.keys() or not all(fits(value, str) for value in config["source"].values()):

@@ -7,17 +7,24 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import sys
 import warnings
 
-from runtime.messages import Fault, fail, tell
+from runtime import machine
+from runtime.control import PREFIX, ControlEnv
+from runtime.messages import Fault, Refused, fail, tell
 from runtime.pixels import PixelEnv
+from runtime.spaces import acts, fitted, note
 from runtime.streams import WARM_UP, episode, stream
+from runtime.trial import NarrowSeeds, OwnGlobals, layers, make, said, tried
 
 import gymnasium as gym
 import numpy as np
 import torch
+
+OURS = {"id", "render_mode", "max_episode_steps", "disable_env_checker", "random"}  # not for --env-kwargs
 
 
 @contextlib.contextmanager
@@ -40,62 +47,64 @@ def quiet():
         os.close(kept[0]), os.close(kept[1])
 
 
-class NarrowSeeds(gym.Wrapper):
-    """For a simulator whose own generator takes 32 bits: a hash of the key, so that two episodes might start alike."""
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        narrow = None if seed is None else int(np.random.SeedSequence(seed).generate_state(1)[0])
-        return self.env.reset(seed=narrow, options=options)
-
-
-@functools.lru_cache
-def takes_wide_seeds(env_id: str) -> bool:
-    """Asks an environment of its own, because a reset may count."""
-    env = gym.make(env_id, disable_env_checker=True)
-    try:
-        env.reset(seed=2**100)
-        return True
-    except Exception:
-        return False
-    finally:
-        env.close()
-
-
 def make_env(env_id: str, render_mode: str | None = None, args=None) -> gym.Env:
-    """An environment whose actions are normalised to [-1, 1] (D6); refuses what the networks cannot serve. A script
-    whose arguments have an `action_repeat` sees by a camera."""
-    if hasattr(args, "action_repeat"):
-        return normalised(PixelEnv(env_id, args.action_repeat, render_mode))
+    """An environment whose observations are vectors and whose actions are normalised to [-1, 1] (D6); refuses what the
+    networks cannot serve. A script whose arguments have an `action_repeat` sees by a camera."""
+    options, limit = getattr(args, "env_kwargs", None) or {}, getattr(args, "max_episode_steps", 0)
+    named = f"--env-id {env_id}" + (f" with --env-kwargs {json.dumps(options)}" if options else "")
+    if taken := OURS & options.keys():
+        fail(f"--env-kwargs: {min(taken)} is the run's own; see --max-episode-steps, --capture-video and --seed")
+    sees = hasattr(args, "action_repeat")
+    if not sees and not env_id.startswith(PREFIX):
+        return normalised(registered(env_id, render_mode, options, limit, named))
+    kind, repeat = (PixelEnv, args.action_repeat) if sees else (ControlEnv, 1)
+    with quiet():  # dm_control warns of its own models
+        env = kind(env_id, repeat, render_mode, options, limit > 0)
+    acts(env.action_space, named)
+    return normalised(gym.wrappers.TimeLimit(env, limit) if limit else env)
+
+
+def registered(env_id: str, mode: str | None, options: dict, limit: int, named: str) -> gym.Env:
+    """An environment that Gymnasium knows, or will once it has imported the module before its name's colon, which may
+    lie in the working folder. It is tried first, so that what it lacks is told in a line."""
     bullet = "Bullet" in env_id
     if bullet and importlib.util.find_spec("pybullet_envs_gymnasium") is None:
-        fail(f"--env-id {env_id} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium")
+        fail(f"{named} needs the package pybullet_envs_gymnasium: pip install pybullet_envs_gymnasium")
+    if ":" in env_id and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    more = ({"max_episode_steps": limit} if limit else {}) | ({"render_mode": mode} if mode else {})
     try:
         with warnings.catch_warnings(), quiet():  # MuJoCo 3.17 warns of HalfCheetah's model at each environment
             warnings.simplefilter("ignore")  # that a v5 exists is no news here
             if bullet:  # registers its tasks
                 importlib.import_module("pybullet_envs_gymnasium")
-            drawn = {"render_mode": render_mode} if render_mode else {}
-            env = gym.make(env_id, disable_env_checker=True, **drawn)
-            env = env if takes_wide_seeds(env_id) else NarrowSeeds(env)
-            if drawn or bullet:  # which starts its simulator, and greets, at the first reset
+            needs = tried(env_id, json.dumps(options), named)
+            if mode == "human" and "glfw" in sys.modules and not machine.has_screen():  # else GLFW aborts
+                raise RuntimeError("no window opens here: it needs a screen")
+            env = make(env_id, **options, **more)
+            env = NarrowSeeds(env) if needs.narrow else env
+            env = OwnGlobals(env) if needs.globals else env
+            if mode or bullet:  # which starts its simulator, and greets, at the first reset
                 env.reset(seed=0)  # PyBullet goes back to the state of its first reset: let it be the same each time
-            if render_mode == "rgb_array" and not isinstance(env.render(), np.ndarray):  # can this machine draw?
+            if mode == "rgb_array" and not isinstance(env.render(), np.ndarray):  # can this machine draw?
                 raise RuntimeError("it draws no rgb_array")
     except gym.error.UnregisteredEnv:
-        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)
-        fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {', '.join(near) or 'none'}")
+        near = ", ".join(difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.4)) or "none"
+        fail(f"--env-id {env_id} is unknown to Gymnasium; the nearest names are {near}; a task of your own is "
+             "module:Name-v0 (docs/your_task.md)")  # fmt: skip
+    except Refused:
+        raise
     except Exception as error:  # a missing simulator, a malformed name, no way to render
-        why = f"{' to be drawn' if render_mode else ''}: {error or type(error).__name__}"
-        without = "; on a machine without a screen set MUJOCO_GL=egl" if render_mode == "rgb_array" else ""
-        fail(f"--env-id {env_id} cannot be made{why}{without}")
-    obs, act = env.observation_space, env.action_space
-    boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in (obs, act))
-    if not (boxes and act.dtype.kind == "f" and act.is_bounded()):
-        fail(f"--env-id {env_id} observes {obs} and acts in {act}: choose one that observes a Box of one dimension "
-             "and acts in a bounded continuous Box of one dimension")  # fmt: skip
-    if (flat := np.flatnonzero(act.low == act.high)).size:
-        fail(f"--env-id {env_id}: its action space has low = high in dimension {flat[0]}: there is nothing to learn")
-    return normalised(env)
+        fail(f"{named} cannot be made{' to be drawn' if mode else ''}: {said(error)}{advice(mode, error)}")
+    if not needs.repeats:
+        note(f"{named} does not repeat an episode from its seed: its runs do not repeat, and a resumed one parts")
+    return fitted(env, named)
+
+
+def advice(mode: str | None, error: Exception) -> str:
+    if os.environ.get("MUJOCO_GL") == "osmesa" and "gl" in str(error).lower():
+        return "; MUJOCO_GL=osmesa needs the library libosmesa6: install it, or set MUJOCO_GL=egl"
+    return "; on a machine without a screen set MUJOCO_GL=egl" if mode == "rgb_array" else ""
 
 
 def normalised(env: gym.Env) -> gym.Env:
@@ -127,7 +136,8 @@ class Episodes:
         self.returns, self.over = np.zeros(len(envs)), np.zeros(len(envs), bool)
         self.obs_dim, self.act_dim = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
         mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")  # it steps outside the GIL
-        self.pool = concurrent.futures.ThreadPoolExecutor(4) if mujoco and len(envs) > 7 else None
+        alone = any(isinstance(layer, OwnGlobals) for layer in layers(envs[0]))  # generators serve one at a time
+        self.pool = concurrent.futures.ThreadPoolExecutor(4) if mujoco and not alone and len(envs) > 7 else None
         self.obs = as_numbers([env.reset(seed=episode(seed, 0))[0] for env, seed in zip(envs, seeds)])
 
     def random_actions(self) -> np.ndarray:

@@ -126,10 +126,11 @@ def given(cls: type, argv: list[str]) -> dict:
 
 
 def comments(cls: type) -> dict[str, str]:
-    """Each field's line of help: the comment behind it, in the dataclass or in one that it extends."""
+    """Each field's help: the comment behind it and below, in the dataclass or in one that it extends."""
     texts = {}
     for base in reversed(cls.__mro__[:-1]):
-        texts |= dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(base), re.M))
+        found = re.findall(r"^    (\w+): .*?  # (.*(?:\n    # .*)*)$", inspect.getsource(base), re.M)
+        texts |= {name: text.replace("\n    # ", " ") for name, text in found}
     return texts
 
 

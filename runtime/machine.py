@@ -1,11 +1,13 @@
 """What this machine has: a GPU, a compiler, packages, memory, cores."""
 
+import functools
 import importlib.util
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,6 +36,13 @@ def threads(default: int) -> int:
     """OMP_NUM_THREADS's first number, of the outermost level, or a default where it is empty or none."""
     first = re.match(r"\s*(\d+)", os.environ.get("OMP_NUM_THREADS", ""))
     return max(1, int(first[1])) if first else default
+
+
+@functools.cache
+def has_screen() -> bool:
+    """Whether GLFW opens a window, tried by a process apart, because where it cannot it may abort."""
+    code = "import glfw, sys; sys.exit(not (glfw.init() and glfw.create_window(8, 8, 'trial', None, None)))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def check(args) -> None:

@@ -20,6 +20,7 @@ from runtime.evaluation import Evaluation
 from runtime.logs import Logs, describe, new_folder
 from runtime.messages import Fault, Refused, fail, out_of, tell
 from runtime.streams import Draws
+from runtime.trial import seed_globals
 
 import numpy as np
 import torch
@@ -57,6 +58,7 @@ class Run:
     def environments(self) -> Episodes:
         """The environments of all seeds, with those of evaluations made beside them."""
         args = self.args
+        seed_globals(args.seed)  # which a simulator may draw from while it is made
         self.envs = Episodes([make_env(args.env_id, None, args) for _ in self.seeds], self.seeds)
         self.evaluation = Evaluation(args, self.seeds, self.device)
         if not re.search(r":|-v\d+$", args.env_id):  # Gymnasium took its newest version: let it stay that one

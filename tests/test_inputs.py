@@ -1,6 +1,9 @@
 """What comes in from outside: the command line, a machine's limits, odd environments, strangers' agents."""
 
 import dataclasses
+import json
+import os
+import random
 import re
 import subprocess
 import sys
@@ -10,11 +13,18 @@ import mcmcpo_langevin_continuous as langevin
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
-from runtime import arguments, flags, machine
+from runtime import arguments, flags, machine, spaces
 from runtime.arguments import parse
+from runtime.environments import make_env
 from runtime.run import launch
 
+import gymnasium as gym
+import numpy as np
+import play
 import pytest
+import torch
+from conftest import Drift, newest
+from gymnasium.spaces import Box
 
 ROOT = Path(sac.__file__).parent
 FLAGS = "--env-id Drift-v0 --total-timesteps 60 --learning-starts 40 --batch-size 16 --eval-frequency 30"
@@ -110,3 +120,332 @@ def test_windows_is_refused_in_a_line():
     code = "import sys; sys.platform = 'win32'; sys.argv = ['x.py']; import runtime"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("x: Windows") and done.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------- odd environments
+class Odd(gym.Env):
+    """An environment of which a test replaces a part."""
+
+    observation_space = Box(-1, 1, (3,), np.float32)
+    action_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, raises=None, **parts):
+        if raises:
+            raise raises
+        vars(self).update(parts)
+
+    def reset(self, seed=None, options=None):
+        return self.observation_space.sample() * 0, {}
+
+    def step(self, action):
+        return self.observation_space.sample() * 0, 0.0, False, False, {}
+
+
+class Seedless(Odd):
+    def reset(self):
+        return np.zeros(3), {}
+
+
+class Bare(Odd):
+    def reset(self, seed=None, options=None):
+        return np.zeros(3, np.float32)
+
+
+class Quiet(Exception):
+    pass
+
+
+def odd(name, entry=Odd, **kwargs):
+    gym.register(name + "-v0", entry, kwargs=kwargs)
+    return name + "-v0"
+
+
+def pays(reward):
+    return lambda action: (np.zeros(3, np.float32), reward, False, False, {})
+
+
+def shows(obs):
+    return lambda seed=None, options=None: (obs, {})
+
+
+ODD = [
+    (odd("Raises", raises=Quiet()), "cannot be made: Quiet"),
+    (odd("Seedless", Seedless), "reset fails (", "seed"),
+    (odd("Bare", Bare), "reset fails (", "return an observation and a dict"),
+    (odd("Nothing", observation_space=Box(-1, 1, (0,))), "observes Box", "which is nothing"),
+    (odd("Still", action_space=Box(-1, 1, (0,))), "acts in Box", "n > 0"),
+    (odd("Matrix", action_space=Box(-1, 1, (2, 2))), "acts in Box", "of shape (n,)", "TransformAction"),
+    (odd("Narrowest", action_space=Box(np.zeros(2, np.float32), np.array([1, 1e-45], np.float32))), "dimension 1"),
+    (odd("Thin", action_space=Box(np.float32(1), np.nextafter(np.float32(1), np.float32(2)), (1,))), "dimension 0"),
+    (odd("Widest", action_space=Box(-1e10, 1e10, (1,))), "not bounded to any use", "TransformAction"),
+    (odd("Text", observation_space=gym.spaces.Text(9)), "observes Text", "not numbers"),
+    (odd("Sight", observation_space=gym.spaces.Dict(a=Box(0, 255, (8, 8), np.uint8))), "observes Dict", "an image"),
+    (odd("Choices", observation_space=gym.spaces.Discrete(10**9)), "observes Discrete", "not numbers"),
+    (odd("Vector", step=pays(np.zeros(1))), "pays a reward of shape (1,)"),
+    (odd("Unpaid", step=pays(None)), "pays a reward of NoneType"),
+    (odd("Words", step=pays("3")), "pays a reward of str"),
+    (odd("Short", reset=shows(np.zeros(2, np.float32))), "an observation of shape (2,)", "(3,)"),
+    (odd("Column", reset=shows(np.zeros((3, 1), np.float32))), "an observation of shape (3, 1)"),
+    (odd("Told", reset=shows("abc")), "an observation of type str"),
+    (odd("Four", step=lambda action: (np.zeros(3), 0.0, False, {})), "step fails", "truncated"),
+]
+
+
+@pytest.mark.parametrize("case", ODD, ids=[case[0] for case in ODD])
+def test_an_odd_environment_gets_a_line(case, capfd):
+    env_id, *said = case
+    refused(capfd, [*FLAGS, "--env-id", env_id], f"--env-id {env_id}", *said)
+
+
+class Scaled(gym.wrappers.NormalizeObservation):
+    pass
+
+
+class Own(gym.Wrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.obs_rms = 0.0
+
+
+@pytest.mark.parametrize("wrapper", [gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward, Scaled, Own])
+def test_running_statistics_are_refused(wrapper, capfd):
+    name = odd(wrapper.__name__ + "Drift", lambda: gym.wrappers.ClipReward(wrapper(Drift()), -9, 9))
+    refused(capfd, [*FLAGS, "--env-id", name], f"its {wrapper.__name__} normalises", "Rescale")
+
+
+class Shared(Drift):
+    """Draws from generators that all share."""
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        shift = random.random() + np.random.rand() + torch.rand(()).item() - 1.5
+        self.x = np.clip(self.x + 0.1 * shift, -1, 1)
+        return self.x.astype(np.float32), *rest
+
+
+class Clock(Drift):
+    """Repeats nothing."""
+
+    numbers = np.random.default_rng(1)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = Clock.numbers.uniform(-1, 1, 1)
+        return self.x.astype(np.float32), {}
+
+
+gym.register("Shared-v0", Shared, max_episode_steps=15)
+gym.register("Clock-v0", Clock, max_episode_steps=15)
+
+
+def run(*argv, script=sac):
+    """A run's folder."""
+    before = set(Path("runs").glob("*"))
+    assert launch(script, [*FLAGS, *argv]) == 0
+    return newest(before)
+
+
+def weights(folder):
+    return torch.load(folder / "agent.pt", weights_only=True)["agent"]
+
+
+def same(left, right):
+    left, right = weights(left), weights(right)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_generators_that_all_share(capfd):
+    """A seed's run repeats whatever else draws, evaluations or not, and alone or in company; a resumed one is it."""
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    first = run("--env-id", "Shared-v0", "--seed", "2")
+    random.seed(6), np.random.seed(6), torch.manual_seed(6)
+    assert same(first, run("--env-id", "Shared-v0", "--seed", "2", "--eval-frequency", "7"))
+    company = run("--env-id", "Shared-v0", "--seed", "1", "--num-seeds", "2")
+    tables = [(folder / "evaluations.csv").read_text().splitlines() for folder in (first, company)]
+    alone, beside = ([float(row.split(",")[3]) for row in rows if ",2,0," in row] for rows in tables)
+    assert alone == pytest.approx(beside, abs=1e-4) and len(alone) == 2
+    part = run("--env-id", "Shared-v0", "--seed", "2", "--total-timesteps", "47")
+    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    assert launch(sac, ["--resume", str(part), "--total-timesteps", "60"]) == 0 and same(first, part)
+    assert "does not repeat" not in capfd.readouterr().err
+    run("--env-id", "Clock-v0")
+    assert capfd.readouterr().err.count("--env-id Clock-v0 does not repeat an episode from its seed") == 1
+
+
+class Parts(Drift):
+    """Observes a Dict of a vector, a matrix, a number and a choice."""
+
+    observation_space = gym.spaces.Dict(
+        at=Box(-1, 1, (1,), np.float32), grid=Box(-9, 9, (2, 3)), n=gym.spaces.Discrete(3), t=Box(0, 99, ())
+    )
+
+    def seen(self, x):
+        return {"at": x, "grid": np.arange(6.0, dtype=np.float32).reshape(2, 3), "n": 1, "t": np.float32(7)}
+
+    def reset(self, seed=None, options=None):
+        return self.seen(super().reset(seed=seed)[0]), {}
+
+    def step(self, action):
+        x, *rest = super().step(action)
+        return self.seen(x), *rest
+
+
+gym.register("Parts-v0", Parts, max_episode_steps=20)
+
+
+def test_observations_are_flattened_and_that_is_told(capfd):
+    spaces.note.cache_clear()
+    env = make_env("Parts-v0")
+    obs, _ = env.reset(seed=3)
+    x = Drift().reset(seed=3)[0]
+    assert obs.tolist() == [x[0], 0, 1, 2, 3, 4, 5, 0, 1, 0, 7] and env.step(np.zeros(1, np.float32))[0].shape == (11,)
+    whole = run("--env-id", "Parts-v0")
+    part = run("--env-id", "Parts-v0", "--total-timesteps", "47")
+    assert launch(sac, ["--resume", str(part), "--total-timesteps", "60"]) == 0 and same(whole, part)
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "--env-id Parts-v0 observes Dict(" in err and "flattened to 11 numbers" in err
+
+
+# -------------------------------------------------------------------------------------- environments by flags
+class Sized(Drift):
+    """Drift whose arguments a run gives; pays `bonus` more."""
+
+    def __init__(self, bonus=0.0, name="", flag=False):
+        self.bonus, self.name, self.flag = bonus, name, flag
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, reward + self.bonus, *rest
+
+
+gym.register("Sized-v0", Sized, max_episode_steps=20)
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (['{"bonus": 2, "flag": true}'], {"bonus": 2, "flag": True}),
+    (["bonus=2", "flag=True"], {"bonus": 2, "flag": True}),
+    (["bonus=1e1", "name=arm=3"], {"bonus": 10.0, "name": "arm=3"}),
+    (["name=", "flag=false"], {"name": "", "flag": False}),
+    (["bonus=[1, 2]", '{"name": null}'], {"bonus": [1, 2], "name": None}),
+])  # fmt: skip
+def test_env_kwargs_are_read(words, expected):
+    assert parse(sac, ["--env-kwargs", *words, "--seed", "2"])[0].env_kwargs == expected
+    assert parse(sac, [f"--env-kwargs={word}" for word in words])[0].env_kwargs == expected
+
+
+def test_env_kwargs_and_a_time_limit_hold_in_evaluation_on_resume_and_in_play(capfd):
+    own = ["--env-id", "Sized-v0", "--env-kwargs", "bonus=100", "--max-episode-steps", "8"]
+    whole, part = run(*own), run(*own, "--total-timesteps", "47")
+    rows = [row.split(",") for row in (whole / "evaluations.csv").read_text().splitlines()[1:]]
+    assert all(row[4] == "8" and 792 <= float(row[3]) <= 800 for row in rows) and len(rows) == 2
+    args = json.loads((part / "config.json").read_text())["args"]
+    assert (args["env_kwargs"], args["max_episode_steps"]) == ({"bonus": 100}, 8)
+    assert launch(sac, ["--resume", str(part), "--total-timesteps", "60"]) == 0 and same(whole, part)
+    ((_, _, returns, lengths),) = play.play(play.Args(part, episodes=2))
+    assert (lengths == 8).all() and (returns > 790).all()
+    capfd.readouterr()
+    refused(capfd, ["--resume", str(part), "--env-kwargs", "bonus=5"], "--env-kwargs {'bonus': 5} contradicts the run")
+    refused(capfd, ["--resume", str(part), "--max-episode-steps", "5"], "--max-episode-steps 5 contradicts")
+    config = json.loads((part / "config.json").read_text())  # of before there were such flags
+    for name in ("env_kwargs", "max_episode_steps"):
+        del config["args"][name], config["source"][name]
+    (part / "config.json").write_text(json.dumps(config))
+    assert parse(sac, ["--resume", str(part)])[0].max_episode_steps == 0
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("colour=red", "--env-id Sized-v0 with --env-kwargs {\"colour\": \"red\"} cannot be made"),
+    ("nonsense", "--env-kwargs nonsense: give key=value, or a JSON object"), ("{broken", "give key=value, or a JSON"),
+    ("render_mode=human", "--env-kwargs: render_mode is the run's own"), ("", "--env-kwargs : give key=value"),
+    ("=3", "give key=value"),
+])  # fmt: skip
+def test_bad_env_kwargs(words, said, capfd):
+    refused(capfd, [*FLAGS, "--env-id", "Sized-v0", "--env-kwargs", words], said)
+
+
+MINE = """
+import gymnasium, numpy
+class Mine(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), numpy.float32)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return numpy.zeros(1, numpy.float32), {}
+    def step(self, action):
+        return action, 0.0, False, False, {}
+gymnasium.register("Mine-v0", Mine, max_episode_steps=7)
+"""
+
+
+@pytest.mark.slow
+def test_a_task_in_the_working_folder():
+    """As docs/your_task.md has it: from another folder than the script's, without PYTHONPATH."""
+    Path("mytask.py").write_text(MINE)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "sac_continuous.py"), *FLAGS[2:], "--env-id", "mytask:Mine-v0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done
+    folder = newest()
+    played = [sys.executable, str(ROOT / "analysis/play.py"), str(folder), "--env-id", "mytask:Mine-v0"]
+    done = subprocess.run(played, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "| 7.0 |" in done.stdout, done
+
+
+# ------------------------------------------------------------------------- the DeepMind Control Suite from its state
+def test_dm_control_from_state():
+    """What the suite observes, in its order, its rewards, its own seeds; its time limit stops no bootstrap."""
+    from dm_control import suite
+
+    env, twin = (make_env("dm_control/cheetah-run-v0") for _ in range(2))
+    theirs = suite.load("cheetah", "run", task_kwargs={"random": 0})
+    theirs.task.random.seed(np.random.SeedSequence(2**100).generate_state(4))
+    now, (obs, _) = theirs.reset(), env.reset(seed=2**100)
+    assert obs.shape == (17,) and np.array_equal(obs, twin.reset(seed=2**100)[0])
+    for step in range(1000):
+        assert np.array_equal(obs, np.concatenate([now.observation["position"], now.observation["velocity"]]))
+        action = np.sin(step + np.arange(6)).astype(np.float32)
+        now, (obs, reward, terminated, truncated, _) = theirs.step(action), env.step(action)
+        assert reward == now.reward and not terminated and truncated == (step == 999)
+    assert not np.array_equal(env.reset(seed=1)[0], twin.reset(seed=2)[0])
+
+
+def test_dm_control_by_flags():
+    args = sac.Args(env_kwargs={"time_limit": 0.2})
+    lengths = []
+    for more in ({}, {"max_episode_steps": 5}, {"max_episode_steps": 30}):
+        env, over = make_env("dm_control/cheetah-run-v0", None, dataclasses.replace(args, **more)), False
+        env.reset(seed=1)
+        lengths.append(0)
+        while not over:
+            *_, terminated, over, _ = env.step(np.zeros(6, np.float32))
+            lengths[-1] += 1
+            assert not terminated
+    assert lengths == [20, 5, 30]  # 0.2 s by steps of 0.01 s
+
+
+def test_dm_control_from_state_goes_on_to_the_bit(script, capfd):
+    own = ["--env-id", "dm_control/finger-spin-v0", "--max-episode-steps", "25"]
+    whole, part = run(*own, script=script), run(*own, "--total-timesteps", "47", script=script)
+    assert launch(script, ["--resume", str(part), "--total-timesteps", "60"]) == 0 and same(whole, part)
+    assert (whole / "evaluations.csv").read_text() == (part / "evaluations.csv").read_text()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    ("--env-id dm_control/cheeta-run-v0", "nearest names are dm_control/cheetah-run-v0"),
+    ("--env-id dm_control/lqr-lqr_2_1-v0", "not bounded to any use"),
+    ("--env-id dm_control/cheetah-run-v0 --env-kwargs colour=red", "--env-kwargs {'colour': 'red'} cannot be made"),
+])  # fmt: skip
+def test_dm_control_refuses(flags, said, capfd):
+    refused(capfd, [*FLAGS, *flags.split()], said)
+
+
+@pytest.mark.slow
+def test_dm_control_from_state_where_nothing_draws():
+    """A state needs no OpenGL; a film does, and a line says so."""
+    environment = os.environ | {"MUJOCO_GL": "glfw", "OMP_NUM_THREADS": "1"}
+    environment.pop("DISPLAY", None)
+    command = [sys.executable, str(ROOT / "sac_continuous.py"), *FLAGS, "--env-id", "dm_control/cartpole-swingup-v0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    done = subprocess.run([*command, "--capture-video"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot draw with MUJOCO_GL=glfw" in done.stderr and done.stderr.count("\n") == 1
