@@ -16,7 +16,8 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
+from typing import Literal, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -25,10 +26,12 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+from runtime import products
+from runtime.arguments import RunArgs, in_range, misfits
 from runtime.checkpoints import BAD_CONTENT
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
-from runtime.messages import Fault, Refused, fail, tell
+from runtime.messages import Fault, Refused, fail, said, tell
 
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
 
@@ -45,32 +48,47 @@ class Args:
 
 
 def load(folder: Path, step: int | None = None, best: bool = False, env_id: str | None = None):
-    """A run's agent, on the CPU and uncompiled."""
-    last = "agent-best.pt" if best else "agent.pt"
-    path = folder / (f"agents/step-{step}.pt" if step is not None else last)
+    """A run's agent, on the CPU and uncompiled, with products computed as the run computed them."""
+    path = folder / (f"agents/step-{step}.pt" if step is not None else "agent-best.pt" if best else "agent.pt")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        script = json.loads((folder / "config.json").read_text())["script"]
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        script = config["script"]
     except (OSError, *BAD_CONTENT) as error:
         kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))
-        fail(f"{path}: {error}; name a run's folder" + (f", and one of the steps {kept}" if step is not None else ""))
+        fail(
+            f"{path}: {said(error)}; name a run's folder"
+            + (f", and one of the steps {kept}" if step is not None else "")
+        )
     if not any((ROOT / where / f"{script}.py").is_file() for where in (".", "ablations")):
         fail(f"{folder} is a run of {script}.py, which is not a script here")
     module = importlib.import_module(script)
-    try:
-        args = module.Args(**saved["args"] | {"cuda": False, "compile": False})
-    except BAD_CONTENT as error:
-        fail(f"{path} is no agent of today's {script}.py ({error}); play it with the code that trained it")
+    args = arguments_of(module, path, saved)
     if ":" in args.env_id and env_id != args.env_id:  # a stranger's, perhaps
         fail(f"{folder}: its environment {args.env_id} imports a module; if you trust it, give --env-id {args.env_id}")
-    env = make_env(args.env_id, args=args)
-    agent = module.Agent(args, env.observation_space.shape[0], env.action_space.shape[0], torch.device("cpu"))
+    env, cpu = make_env(args.env_id, args=args), torch.device("cpu")
+    products.choose(args.matmul_precision, args.products, cpu, resumed=True)
+    agent = module.Agent(args, env.observation_space.shape[0], env.action_space.shape[0], cpu)
     try:
         agent.load_state_dict(saved["agent"])
     except BAD_CONTENT as error:
-        fail(f"{path} does not fit {args.env_id}: {' '.join(str(error).split())[:200]}")
+        fail(f"{path} does not fit {args.env_id}: {said(error)}")
     return agent
+
+
+def arguments_of(module: ModuleType, path: Path, saved) -> RunArgs:
+    """The arguments of a saved agent; Refused where they are not those of today's script, or not its weights'."""
+    try:
+        args, weights = module.Args(**saved["args"]), saved["agent"]
+        if odd := misfits(vars(args), get_type_hints(module.Args)):
+            raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(odd)}")
+        in_range(args, module.LIMITS)
+        if not all(len(weight) and len(weight) % args.num_seeds == 0 for weight in weights.values()):
+            raise ValueError(f"its weights are not those of {args.num_seeds} seeds")
+        return dataclasses.replace(args, cuda=False, compile=False)
+    except (Refused, *BAD_CONTENT) as error:
+        fail(
+            f"{path} is no agent of today's {module.__name__}.py ({said(error)}); play it with the code that trained it"
+        )
 
 
 def play(args: Args) -> list[tuple]:
@@ -81,6 +99,11 @@ def play(args: Args) -> list[tuple]:
         fail("--best and --step name two agents: choose one")
     agent = load(args.folder, args.step, args.best, args.env_id)
     mode, rows = "rgb_array" if args.video else args.render, []
+    if args.video:
+        try:
+            args.video.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"--video {args.video}: {error.strerror}; name a folder that can be written")
     for i in range(agent.args.num_seeds):
         seed = agent.args.seed + i
         for name, policy in agent.readings().items():

@@ -111,13 +111,19 @@ def resumed_config(script: ModuleType, folder: str) -> dict:
         hints, default = get_type_hints(script.Args), script.Args()
         config["args"] = args = {name: getattr(default, name) for name in LATER} | config["args"]
         config["source"] = dict.fromkeys(LATER, "default") | config["source"]
-        if odd := {*args} ^ {*hints} | {key for key in {*args} & {*hints} if not fits(args[key], hints[key])}:
-            raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(sorted(odd))}")
+        if odd := misfits(args, hints):
+            raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(odd)}")
         if config["source"].keys() != args.keys() or not all(fits(value, str) for value in config["source"].values()):
             raise ValueError("its sources are not those of its arguments")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         fail(f"--resume {folder}: no run that this script can read ({error}); name a folder under runs/")
     return config
+
+
+def misfits(args: dict, hints: dict) -> list[str]:
+    """Names that are missing, unknown, or whose value is not of its type."""
+    wrong = {name for name in {*args} & {*hints} if not fits(args[name], hints[name])}
+    return sorted(map(str, {*args} ^ {*hints} | wrong))
 
 
 def fits(value, hint) -> bool:

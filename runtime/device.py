@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 
+from runtime import machine
 from runtime.messages import fail
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 
 def allocate(flag: str, *shape: int, device: torch.device, dtype=torch.float32) -> torch.Tensor:
     """An empty tensor; Refused with the name of the flag that made it so large where it does not fit."""
+    size = math.prod(shape) * dtype.itemsize
     try:
+        if device.type == "cpu" and size > machine.memory():  # which the system would promise, and kill for later
+            raise RuntimeError
         return torch.empty(shape, device=device, dtype=dtype)
     except RuntimeError:
-        size = math.prod(shape) * dtype.itemsize * 1e-9
-        fail(f"{flag}: {size:.1f} GB for all seeds do not fit on {device}; choose fewer")
+        fail(f"{flag}: {size * 1e-9:.1f} GB for all seeds do not fit on {device}; choose fewer")
 
 
 class Upload:

@@ -14,11 +14,11 @@ import warnings
 
 from runtime import machine
 from runtime.control import PREFIX, ControlEnv
-from runtime.messages import Fault, Refused, fail, tell
+from runtime.messages import Fault, Refused, fail, said, tell
 from runtime.pixels import PixelEnv
 from runtime.spaces import acts, fitted, note
 from runtime.streams import WARM_UP, episode, stream
-from runtime.trial import NarrowSeeds, OwnGlobals, layers, make, said, tried
+from runtime.trial import NarrowSeeds, OwnGlobals, layers, make, tried
 
 import gymnasium as gym
 import numpy as np

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def describe(script: Path, args, source: dict[str, str]) -> dict:
     return config | {"python": sys.version.split()[0], "packages": packages}
 
 
+def header(config: dict, seeds: range, folder: Path) -> str:
+    """The lines that a run begins with: what runs where, and the values that are not the script's defaults."""
+    args, lines = config["args"], []
+    for origin in dict.fromkeys(config["source"].values()):
+        values = [f"{name} {value}" for name, value in args.items() if config["source"].get(name) == origin]
+        if origin == "default":
+            values = [f"the other {len(values)} values, in config.json"]
+        lines += textwrap.wrap(", ".join(values), 100, initial_indent=f"  {origin}: ", subsequent_indent="    ")
+    device = config["device"]
+    top = f"{config['script']} on {args['env_id']}, seeds {seeds[0]} to {seeds[-1]}, {device}: {folder}"
+    return "\n".join([top, *sorted(lines, key=lambda line: line.startswith("  default: "))])
+
+
 class Logs:
     """The open logs of all seeds. Scalars go to TensorBoard, seed-<n>/, and with --track to W&B, a run a seed."""
 
@@ -58,9 +72,10 @@ class Logs:
         for writer in self.writers if not step else ():
             writer.add_text("hyperparameters", "\n".join(["| flag | value | from |", "| --- | --- | --- |", *rows]))
         self.tracked = self.track(args) if args["track"] else []
-        self.bar = tqdm(total=args["total_timesteps"], initial=step, unit="step", disable=None, dynamic_ncols=True)
+        total, shown = args["total_timesteps"], {"disable": None, "dynamic_ncols": True, "delay": 1e-3}
+        self.bar = tqdm(total=total, initial=step, unit="step", **shown)  # which the first step draws, after the header
         self.first, self.start, self.rate, self.last = step, time.monotonic(), 0.0, "none yet"
-        self.said = self.start
+        self.said, self.learning, self.learned = self.start, max(step, args.get("learning_starts", 0)), None
 
     def track(self, args: dict) -> list:
         """A W&B run for each seed, all in one group; a resumed run goes on with them."""
@@ -117,13 +132,21 @@ class Logs:
     def progress(self, step: int, line: bool) -> None:
         """Moves the bar; where there is no terminal, a plain line every half minute and when asked for one."""
         now = time.monotonic()
-        self.rate = (step - self.first) / (now - self.start)
+        self.rate = (step - self.first) / max(now - self.start, 1e-9)
+        if self.learned is None and step >= self.learning:  # the steps before are faster, and tell nothing of the rest
+            self.learned = step, now
         self.bar.set_postfix_str(f"last evaluation {self.last}", refresh=False)
         self.bar.update(step - self.bar.n)
         if self.bar.disable and (line or now - self.said > 30):
-            left, self.said = f"{(self.bar.total - step) / self.rate:.0f}" if self.rate else "?", now
-            told = f"step {step}, {self.rate:.0f} steps/s, {left} s left, last evaluation {self.last}"
-            print(told, flush=True)
+            rate, left, self.said = self.rate, "?", now
+            if self.learned and step > self.learned[0]:
+                rate = (step - self.learned[0]) / max(now - self.learned[1], 1e-9)
+                left = f"{(self.bar.total - step) / rate:.0f}"
+            print(f"step {step}, {rate:.0f} steps/s, {left} s left, last evaluation {self.last}", flush=True)
+
+    def speed(self) -> str:
+        """How fast the steps of this process were, if it played any."""
+        return f", {self.rate:.1f} steps/s" if self.rate else ""
 
     def sync(self) -> str:
         """Puts on disk what was logged; the text of evaluations.csv."""

@@ -65,6 +65,15 @@ def check(args) -> None:
             fail(f"--track: {error}; run `wandb login`, or set WANDB_MODE=offline")
 
 
+def check_batch(args, width: int) -> None:
+    """Refuses a batch whose update cannot fit into a CPU's memory: it keeps at least eight arrays as wide as the hidden
+    layers of its networks."""
+    size = 8 * 4 * width * getattr(args, "batch_size", 1) * args.num_seeds
+    if not args.cuda and size > memory():
+        fail(f"--batch-size {args.batch_size} takes at least {size * 1e-9:.1f} GB with {args.num_seeds} seeds, and "
+             f"there are {memory() * 1e-9:.1f} GB: choose a smaller one, or fewer seeds")  # fmt: skip
+
+
 def try_compiler(variable: str, *names: str) -> None:
     """Compiles nothing much, so that a compiler that fails is told before the run and not at its first update."""
     named = [os.environ[variable]] if variable in os.environ else names

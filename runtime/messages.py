@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from tqdm import tqdm
 
 POOR = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # what a machine runs out of
 
@@ -23,8 +24,14 @@ def fail(message: str) -> NoReturn:
 
 
 def tell(message: object) -> None:
-    """A line on stderr, after the program's name."""
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
+    """A line on stderr, after the program's name, and beside a progress bar."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
+
+
+def said(error: Exception) -> str:
+    """An error's message in one line, or its type where it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def out_of(error: Exception) -> str | None:

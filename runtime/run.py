@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from runtime import device, products
+from runtime import device, machine, products
 from runtime.agents import Agents, faults
 from runtime.arguments import RunArgs, check, own_program, parse, skip_compiling
 from runtime.checkpoints import Checkpoints
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import Evaluation
-from runtime.logs import Logs, describe, new_folder
+from runtime.logs import Logs, describe, header, new_folder
 from runtime.messages import Fault, Refused, fail, out_of, tell
 from runtime.streams import Draws
 from runtime.trial import seed_globals
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 LOG_EVERY = 500  # steps between two rows of losses
+GRACE = 30.0  # seconds that a step may still take once a signal has come
 
 
 def launch(script: ModuleType, argv: list[str] | None = None) -> int:
@@ -37,6 +38,10 @@ def launch(script: ModuleType, argv: list[str] | None = None) -> int:
         return 2
 
 
+class Overdue(Exception):
+    """A step that goes on too long after a signal."""
+
+
 class Run:
     """One run of a script. Its `train` calls, in this order, `environments`, `fast`, and in the loop over `steps`
     `numbers` and `record`."""
@@ -46,12 +51,16 @@ class Run:
         self.source = dict(source or dict.fromkeys(vars(args), "default"))
         args = skip_compiling(args, self.source)
         check(args, script.LIMITS)
+        machine.check_batch(args, getattr(script, "HIDDEN", 1))
         self.args, self.device = args, torch.device("cuda" if args.cuda else "cpu")
         self.seeds = range(args.seed, args.seed + args.num_seeds)
         self.evaluated, self.saved = 0, -1  # steps of the last evaluation and of the last checkpoint
         self.signals, self.seen, self.logs, self.agent, self.checkpoints = [], None, None, None, None
         self.began = False  # there is a folder, or about to be
+        self.torn = False  # ended amid a script's step, so that its agent is none
         self.whole = True  # not amid a script's step, so that a checkpoint can be written
+        if args.products == "auto":
+            self.source["products"] = "auto"
         args.products = products.choose(args.matmul_precision, args.products, self.device, bool(args.resume))
 
     # ------------------------------------------------------------------------------------------- for a script's `train`
@@ -130,11 +139,7 @@ class Run:
                 raise
             fail(f"{self.folder} cannot be written: {error.strerror}; start where there is room and permission")
         self.logs.last = state.get("last", self.logs.last)
-        seeds = f"seeds {self.seeds[0]} to {self.seeds[-1]}"
-        print(f"{self.path.stem} on {args.env_id}, {seeds}, {config['device']}: {self.folder}")
-        for origin in dict.fromkeys(self.source.values()):
-            values = ", ".join(f"{k} {v}" for k, v in config["args"].items() if self.source.get(k) == origin)
-            print(f"  {origin}: {values}", flush=True)
+        print(header(config, self.seeds, self.folder), flush=True)
         if args.capture_video:
             self.evaluation.film(self.folder)
 
@@ -197,6 +202,12 @@ class Run:
         if not self.began or (self.signals and number == signal.SIGINT):
             os._exit(128 + number)
         self.signals.append(number)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    def on_alarm(self, *_) -> None:
+        if not self.whole:
+            self.torn = True
+            raise Overdue
 
     def train(self) -> int:
         """Runs the script's `train` to its end. The exit code: 0, 128 + n after signal n, or 1 where a number is no
@@ -205,11 +216,14 @@ class Run:
                 if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # fmt: skip  # nohup ignores it
         self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         handlers, code = {n: signal.signal(n, self.on_signal) for n in ends}, 0
+        handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self.on_alarm)
         try:
             self.script.train(self.args, self)
         except Fault as fault:
             cause = next(faults(self.agent, {}, self.seeds), fault)  # a parameter may be
             code = self.give_up(f"{cause} is not finite")
+        except Overdue:
+            code = self.give_up(f"a step did not end within {GRACE:.0f} s of the signal")
         except Exception as error:
             if not (reason := out_of(error)):  # an environment failed, say
                 if self.logs and (self.whole or self.envs.pending is not None):  # keep what there is
@@ -217,12 +231,13 @@ class Run:
                 raise  # and let the traceback tell
             code = self.give_up(reason)
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             if self.logs:
                 self.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         ended = "stopped" if self.signals or code else "done"
-        print(f"{ended} at step {self.envs.count}, {self.logs.rate:.1f} steps/s: {self.folder}")
+        print(f"{ended} at step {self.envs.count}{self.logs.speed()}: {self.folder}")
         if ended == "stopped" and self.saved >= 0:
             print(self.go_on().strip())
         return 128 + self.signals[0] if self.signals else code
@@ -243,7 +258,7 @@ class Run:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            if not any(faults(self.agent, {}, self.seeds)):  # else agent.pt stays what it was
+            if not self.torn and not any(faults(self.agent, {}, self.seeds)):  # else agent.pt stays what it was
                 self.agents.last(self.envs.count)
         self.evaluation.close()
         for env in self.envs.envs:

@@ -6,7 +6,7 @@ import json
 import random
 from typing import NamedTuple
 
-from runtime.messages import fail
+from runtime.messages import fail, said
 from runtime.spaces import check
 
 import gymnasium as gym
@@ -159,10 +159,6 @@ def check_observation(env: gym.Env, obs, named: str) -> np.ndarray:
         what = f"shape {np.shape(obs)}" if isinstance(obs, np.ndarray) else f"type {type(obs).__name__}"
         fail(f"{named}: an observation of {what} where its space says {space}: mend the environment")
     return flat
-
-
-def said(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def layers(env: gym.Env) -> list[gym.Env]:

@@ -1,21 +1,27 @@
 """What comes in from outside: the command line, a machine's limits, odd environments, strangers' agents."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mcmcpo_langevin_continuous as langevin
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
-from runtime import arguments, flags, machine, spaces
+from runtime import arguments, flags, logs, machine, products, spaces
+from runtime import run as running
 from runtime.arguments import parse
 from runtime.environments import make_env
+from runtime.evaluation import evaluate
+from runtime.messages import Refused
 from runtime.run import launch
 
 import gymnasium as gym
@@ -23,7 +29,7 @@ import numpy as np
 import play
 import pytest
 import torch
-from conftest import Drift, newest
+from conftest import Drift, newest, quick
 from gymnasium.spaces import Box
 
 ROOT = Path(sac.__file__).parent
@@ -40,7 +46,7 @@ def refused(capfd, argv, *messages, script=sac):
     assert set(Path().rglob("*")) == before
 
 
-# ------------------------------------------------------------------------------------------------- the command line
+# ----------------------------------------------------------------------------------------------------- the command line
 @pytest.mark.parametrize("value", ["arm--env-id=Ant-v4", "arm--resume=3", "--resume=3", "x --seed 9", "--help"])
 def test_a_value_that_looks_like_a_flag_is_a_value(value):
     args, source = parse(hpo, ["--exp-name=" + value, "--env-id", "Hopper-v4"])
@@ -91,7 +97,7 @@ def test_help_has_the_method_first_and_every_range(script, capsys, monkeypatch):
     assert all(flags.comments(script.Args).get(name) for name in vars(script.Args()))  # a line for each
 
 
-# ------------------------------------------------------------------------------------------------------ the machine
+# ---------------------------------------------------------------------------------------------------------- the machine
 @pytest.mark.parametrize(("group", "files", "limit"), [
     ("0::/jobs/mine\n", {"jobs/memory.max": "3000", "jobs/mine/memory.max": "5000"}, 3000),
     ("0::/\n", {"memory.max": "4000"}, 4000),  # inside a container
@@ -122,7 +128,7 @@ def test_windows_is_refused_in_a_line():
     assert done.returncode == 2 and done.stderr.startswith("x: Windows") and done.stderr.count("\n") == 1
 
 
-# ------------------------------------------------------------------------------------------------- odd environments
+# ----------------------------------------------------------------------------------------------------- odd environments
 class Odd(gym.Env):
     """An environment of which a test replaces a part."""
 
@@ -306,7 +312,7 @@ def test_observations_are_flattened_and_that_is_told(capfd):
     assert err.count("\n") == 1 and "--env-id Parts-v0 observes Dict(" in err and "flattened to 11 numbers" in err
 
 
-# -------------------------------------------------------------------------------------- environments by flags
+# ------------------------------------------------------------------------------------------------ environments by flags
 class Sized(Drift):
     """Drift whose arguments a run gives; pays `bonus` more."""
 
@@ -390,7 +396,7 @@ def test_a_task_in_the_working_folder():
     assert done.returncode == 0 and "| 7.0 |" in done.stdout, done
 
 
-# ------------------------------------------------------------------------- the DeepMind Control Suite from its state
+# ---------------------------------------------------------------------------- the DeepMind Control Suite from its state
 def test_dm_control_from_state():
     """What the suite observes, in its order, its rewards, its own seeds; its time limit stops no bootstrap."""
     from dm_control import suite
@@ -449,3 +455,182 @@ def test_dm_control_from_state_where_nothing_draws():
     assert (done.returncode, done.stderr) == (0, ""), done
     done = subprocess.run([*command, "--capture-video"], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "cannot draw with MUJOCO_GL=glfw" in done.stderr and done.stderr.count("\n") == 1
+
+
+# ----------------------------------------------------------------------------------------------- playing what was saved
+SAVED = [
+    {"num_seeds": 10**12}, {"num_seeds": 1024}, {"num_seeds": 0}, {"num_seeds": "2"}, {"num_seeds": None}, {"seed": -1},
+    {"leapfrog_hidden": 10**9}, {"leapfrog_steps": 2.5}, {"step_size": "big"}, {"alpha": float("nan")}, {"env_id": 7},
+    {"leapfrog_space": "sideways"}, {"eval_max_steps": 0}, {"policy_layers": 7}, {"policy_layers": True}, {"more": 1},
+    {"env_kwargs": [1]}, {"max_episode_steps": -3}, {"products": "slow"}, {"matmul_precision": None}, {1: 2},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two seeds of SAC-HPO."""
+    here = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("trained"))
+    try:
+        return run("--num-seeds", "2", "--eval-episodes", "3", script=hpo).resolve()
+    finally:
+        os.chdir(here)
+
+
+def copied(folder, **parts):
+    """A run's folder with another agent.pt."""
+    Path("copy").mkdir()
+    (Path("copy") / "config.json").write_text((folder / "config.json").read_text())
+    torch.save(torch.load(folder / "agent.pt", weights_only=True) | parts, "copy/agent.pt")
+    return Path("copy")
+
+
+@pytest.mark.parametrize("wrong", SAVED, ids=map(str, SAVED))
+def test_play_refuses_arguments_of_no_agent(wrong, trained):
+    args = torch.load(trained / "agent.pt", weights_only=True)["args"]
+    with pytest.raises(Refused, match=r"copy/agent.pt is no agent of today's sac_hpo_continuous.py \(.+\); play"):
+        play.load(copied(trained, args=args | wrong))
+
+
+@pytest.mark.parametrize("parts", [{"args": None}, {"args": {}}, {"agent": None}, {"agent": [1]}, {"agent": {"w": 3}}])
+def test_play_refuses_what_is_no_agent(parts, trained):
+    with pytest.raises(Refused, match=r"copy/agent.pt (is no agent of|does not fit)"):
+        play.load(copied(trained, **parts))
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("agent.pt", b"", "copy/agent.pt: EOFError|copy/agent.pt: .*Ran out"),
+    ("agent.pt", b"PK\3\4torn", "copy/agent.pt: ."),
+    ("config.json", b"[]", "copy/agent.pt: ."), ("config.json", b"null", "copy/agent.pt: ."),
+    ("config.json", b'{"script": "../evil"}', "not a script here"), ("config.json", b'{"script": 3}', "not a script"),
+])  # fmt: skip
+def test_play_refuses_damaged_files(name, content, said, trained):
+    folder = copied(trained)
+    (folder / name).write_bytes(content)
+    with pytest.raises(Refused, match=said) as refusal:
+        play.load(folder)
+    assert ": ;" not in str(refusal.value)
+
+
+def test_play_films_into_folders_alone(trained):
+    Path("films").write_text("mine")
+    with pytest.raises(Refused, match=r"--video films: .*exists"):
+        play.play(play.Args(trained, video=Path("films")))
+
+
+@pytest.mark.parametrize("flags", [["--matmul-precision", "medium"], []])
+def test_play_computes_products_as_the_run_did(flags):
+    """So that the episodes of an evaluation, played again, have the same returns to the last bit."""
+    folder = run("--num-seeds", "2", "--eval-episodes", "3", *flags, script=hpo)
+    inside = torch.get_float32_matmul_precision(), products.half
+    products.choose("highest" if flags else "medium", "default", torch.device("cpu"))
+    agent = play.load(folder)
+    assert (torch.get_float32_matmul_precision(), products.half) == inside
+    envs = [[make_env("Drift-v0") for _ in range(3)] for _ in range(2)]
+    returns, _ = evaluate(agent.readings()["leapfrog"], envs, range(1, 3), 60, torch.device("cpu"))
+    rows = [row.split(",") for row in (folder / "evaluations.csv").read_text().splitlines()[1:]]
+    assert [float(row[3]) for row in rows if row[0] == "60"] == returns.flatten().tolist()
+
+
+# --------------------------------------------------------------------------------------------------------- the terminal
+def test_the_start_of_a_run_is_short_and_says_what_auto_chose(capfd):
+    run("--products", "auto", "--exp-name", 90 * "x")
+    lines = capfd.readouterr().out.splitlines()
+    head = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("step"))]
+    assert all(len(line) <= 100 for line in head) and re.fullmatch(r"  default: the other \d+ values, .*", head[-1])
+    (auto,) = [line for line in head if line.startswith("  auto: ")]
+    assert auto in ("  auto: products default", "  auto: products onednn")
+    assert not any("products" in line for line in head if line != auto)
+
+
+def test_the_time_left_is_that_of_learning_steps(capsys, monkeypatch):
+    """100 random steps of 0.01 s, then 1 s each: 100 left take 100 s."""
+    now = [0.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    args = vars(quick(sac, total_timesteps=300, learning_starts=100))
+    Path("run").mkdir()
+    log = logs.Logs(Path("run"), {"args": args, "source": {}}, range(1, 2), [], 0, "")
+    for step in range(301):
+        log.progress(step, step % 100 == 0)
+        now[0] += 0.01 if step < 100 else 1.0
+    out = capsys.readouterr().out
+    assert "step 100, 100 steps/s, ? s left" in out and "step 200, 1 steps/s, 100 s left" in out
+    assert log.speed() == ", 1.5 steps/s"
+    log.close()
+
+
+def test_a_finished_run_resumed_claims_no_speed(capfd):
+    folder = run()
+    capfd.readouterr()
+    assert launch(sac, ["--resume", str(folder)]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == f"done at step 60: {folder}"
+
+
+def test_a_header_and_lines_beside_a_bar():
+    """On a pseudo-terminal neither the first lines nor a warning stand in the bar's line."""
+    import pty
+    import termios
+
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 160))
+    code = "import conftest, sys, sac_continuous as s; from runtime.run import launch; sys.exit(launch(s))"
+    path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
+    command = [sys.executable, "-c", code, *FLAGS, "--eval-max-steps", "5"]
+    process = subprocess.Popen(command, stdout=child, stderr=child, env=os.environ | {"PYTHONPATH": path})
+    os.close(child)
+    screen = b""
+    with contextlib.suppress(OSError):  # the terminal closes with its last process
+        while chunk := os.read(parent, 4096):
+            screen += chunk
+    os.close(parent)
+    assert process.wait() == 0
+    lines = [line.split("\r")[-1] for line in screen.decode().replace("\r\n", "\n").split("\n")]
+    lines = [re.sub(r"\x1b\[[A-Z]", "", line) for line in lines]
+    assert lines[0].startswith("sac_continuous on Drift-v0") and "%|" not in "".join(lines[:4])
+    assert any(re.fullmatch("-c: an evaluation's episode was cut at --eval-max-steps 5.*", line) for line in lines), (
+        lines
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+def test_a_signal_amid_a_long_step(monkeypatch, capfd):
+    """The step is given up, the last checkpoint is whole, agent.pt is none of a half step, and resuming is to the bit."""
+    whole, update, calls = run(), sac.Agent.update, []
+
+    def slow(agent, *inputs):
+        seen = update(agent, *inputs)
+        calls.append(1)
+        if len(calls) == 8:  # in step 47
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2000):  # as many operations, none of them long
+                time.sleep(0.01)
+        return seen
+
+    before = set(Path("runs").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(sac.Agent, "update", slow)
+        patch.setattr(running, "GRACE", 0.05)
+        assert launch(sac, [*FLAGS, "--checkpoint-frequency", "15"]) == 128 + signal.SIGTERM
+    part, err = newest(before), capfd.readouterr().err
+    assert "a step did not end within 0 s of the signal at step 47; the checkpoint of step 45 is whole" in err
+    assert err.count("\n") == 1 and not (part / "agent.pt").exists()
+    assert launch(sac, ["--resume", str(part)]) == 0 and same(whole, part)
+
+
+def test_a_signal_that_a_step_survives(monkeypatch, capfd):
+    """A step that ends in time ends the run as ever, however long the checkpoint then takes."""
+    add, save = sac.Replay.add, running.Run.save
+    monkeypatch.setattr(running, "GRACE", 0.3)
+    monkeypatch.setattr(
+        sac.Replay, "add", lambda r, *row: add(r, *row) or (r.added == 50 and os.kill(os.getpid(), signal.SIGTERM))
+    )
+    monkeypatch.setattr(running.Run, "save", lambda one: (one.signals and time.sleep(0.5), save(one)))
+    assert launch(sac, FLAGS) == 128 + signal.SIGTERM
+    assert "stopped at step 50" in capfd.readouterr().out and (newest() / "checkpoints/step-50.pt").exists()
+
+
+def test_what_cannot_fit_is_refused(capfd, monkeypatch):
+    monkeypatch.setattr(machine, "memory", lambda: 5e8)
+    refused(capfd, [*FLAGS, "--batch-size", "1000000"], "--batch-size 1000000 takes at least 8.2 GB with 1 seeds")
+    flags = [*FLAGS, "--total-timesteps", "100000000", "--buffer-size", "100000000"]
+    refused(capfd, flags, "--buffer-size 100000000: 2.0 GB for all seeds do not fit on cpu")
