@@ -31,7 +31,7 @@ from runtime.arguments import RunArgs, in_range, misfits
 from runtime.checkpoints import BAD_CONTENT
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
-from runtime.messages import Fault, Refused, fail, said, tell
+from runtime.messages import Fault, Refused, fail, said, tell, tell_notes
 
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
 
@@ -72,6 +72,7 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
         agent.load_state_dict(saved["agent"])
     except BAD_CONTENT as error:
         fail(f"{path} does not fit {args.env_id}: {said(error)}")
+    tell_notes()
     return agent
 
 

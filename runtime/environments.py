@@ -14,9 +14,9 @@ import warnings
 
 from runtime import machine
 from runtime.control import PREFIX, ControlEnv
-from runtime.messages import Fault, Refused, fail, said, tell
+from runtime.messages import Fault, Refused, fail, note, said, tell
 from runtime.pixels import PixelEnv
-from runtime.spaces import acts, fitted, note
+from runtime.spaces import acts, fitted
 from runtime.streams import WARM_UP, episode, stream
 from runtime.trial import NarrowSeeds, OwnGlobals, layers, make, tried
 
@@ -57,6 +57,8 @@ def make_env(env_id: str, render_mode: str | None = None, args=None) -> gym.Env:
     sees = hasattr(args, "action_repeat")
     if not sees and not env_id.startswith(PREFIX):
         return normalised(registered(env_id, render_mode, options, limit, named))
+    if render_mode == "human":
+        fail(f"{named} opens no window: film it instead, --video FOLDER or --capture-video")
     kind, repeat = (PixelEnv, args.action_repeat) if sees else (ControlEnv, 1)
     with quiet():  # dm_control warns of its own models
         env = kind(env_id, repeat, render_mode, options, limit > 0)
@@ -104,7 +106,8 @@ def registered(env_id: str, mode: str | None, options: dict, limit: int, named: 
 def advice(mode: str | None, error: Exception) -> str:
     if os.environ.get("MUJOCO_GL") == "osmesa" and "gl" in str(error).lower():
         return "; MUJOCO_GL=osmesa needs the library libosmesa6: install it, or set MUJOCO_GL=egl"
-    return "; on a machine without a screen set MUJOCO_GL=egl" if mode == "rgb_array" else ""
+    drawing = mode == "rgb_array" and "gl" in str(error).lower()
+    return "; on a machine without a screen set MUJOCO_GL=egl" if drawing else ""
 
 
 def normalised(env: gym.Env) -> gym.Env:

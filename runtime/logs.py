@@ -47,9 +47,11 @@ def header(config: dict, seeds: range, folder: Path) -> str:
         values = [f"{name} {value}" for name, value in args.items() if config["source"].get(name) == origin]
         if origin == "default":
             values = [f"the other {len(values)} values, in config.json"]
-        lines += textwrap.wrap(", ".join(values), 100, initial_indent=f"  {origin}: ", subsequent_indent="    ")
+        text = ", ".join(value.replace(" ", "\xa0") for value in values)  # which keeps names beside their values
+        lines += textwrap.wrap(text, 100, initial_indent=f"  {origin}: ", subsequent_indent="    ")
     device = config["device"]
     top = f"{config['script']} on {args['env_id']}, seeds {seeds[0]} to {seeds[-1]}, {device}: {folder}"
+    lines = [line.replace("\xa0", " ") for line in lines]
     return "\n".join([top, *sorted(lines, key=lambda line: line.startswith("  default: "))])
 
 

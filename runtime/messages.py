@@ -29,6 +29,22 @@ def tell(message: object) -> None:
         print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
 
 
+NOTED = {}  # what is to be told once a run cannot be refused any more, and whether it has been
+
+
+def note(message: str) -> None:
+    """Keeps a line for `tell_notes`."""
+    NOTED.setdefault(message, False)
+
+
+def tell_notes() -> None:
+    """Tells each note once in a process."""
+    for message, told in NOTED.items():
+        if not told:
+            tell(message)
+        NOTED[message] = True
+
+
 def said(error: Exception) -> str:
     """An error's message in one line, or its type where it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__

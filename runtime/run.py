@@ -18,7 +18,7 @@ from runtime.checkpoints import Checkpoints
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import Evaluation
 from runtime.logs import Logs, describe, header, new_folder
-from runtime.messages import Fault, Refused, fail, out_of, tell
+from runtime.messages import Fault, Refused, fail, out_of, tell, tell_notes
 from runtime.streams import Draws
 from runtime.trial import seed_globals
 
@@ -140,6 +140,7 @@ class Run:
             fail(f"{self.folder} cannot be written: {error.strerror}; start where there is room and permission")
         self.logs.last = state.get("last", self.logs.last)
         print(header(config, self.seeds, self.folder), flush=True)
+        tell_notes()
         if args.capture_video:
             self.evaluation.film(self.folder)
 

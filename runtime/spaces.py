@@ -1,8 +1,6 @@
 """What an environment may observe and how it may act: numbers, flattened to a vector, and a bounded continuous Box."""
 
-import functools
-
-from runtime.messages import fail, tell
+from runtime.messages import fail, note
 
 import gymnasium as gym
 import numpy as np
@@ -33,12 +31,6 @@ def check(env: gym.Env, named: str) -> None:
         fail(f"{named} observes {space}, with {why}: wrap it so that it observes a Box of shape (n,)")
     if not gym.spaces.flatdim(space):
         fail(f"{named} observes {space}, which is nothing: let it observe a Box of shape (n,) with n > 0")
-
-
-@functools.cache
-def note(message: str) -> None:
-    """A line, once."""
-    tell(message)
 
 
 def leaves(space: gym.Space) -> list[gym.Space]:

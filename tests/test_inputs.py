@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import mcmcpo_langevin_continuous as langevin
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
-from runtime import arguments, flags, logs, machine, products, spaces
+from runtime import arguments, flags, logs, machine, messages, products
 from runtime import run as running
 from runtime.arguments import parse
 from runtime.environments import make_env
@@ -25,12 +26,15 @@ from runtime.messages import Refused
 from runtime.run import launch
 
 import gymnasium as gym
+import imageio.v3 as iio
 import numpy as np
 import play
 import pytest
 import torch
 from conftest import Drift, newest, quick
 from gymnasium.spaces import Box
+from test_pixels import drawn
+from tqdm import tqdm
 
 ROOT = Path(sac.__file__).parent
 FLAGS = "--env-id Drift-v0 --total-timesteps 60 --learning-starts 40 --batch-size 16 --eval-frequency 30"
@@ -274,6 +278,7 @@ def test_generators_that_all_share(capfd):
     random.seed(7), np.random.seed(7), torch.manual_seed(7)
     assert launch(sac, ["--resume", str(part), "--total-timesteps", "60"]) == 0 and same(first, part)
     assert "does not repeat" not in capfd.readouterr().err
+    refused(capfd, ["--env-id", "Clock-v0", "--buffer-size", "0"], "--buffer-size")
     run("--env-id", "Clock-v0")
     assert capfd.readouterr().err.count("--env-id Clock-v0 does not repeat an episode from its seed") == 1
 
@@ -300,7 +305,7 @@ gym.register("Parts-v0", Parts, max_episode_steps=20)
 
 
 def test_observations_are_flattened_and_that_is_told(capfd):
-    spaces.note.cache_clear()
+    messages.NOTED.clear()
     env = make_env("Parts-v0")
     obs, _ = env.reset(seed=3)
     x = Drift().reset(seed=3)[0]
@@ -445,6 +450,21 @@ def test_dm_control_refuses(flags, said, capfd):
     refused(capfd, [*FLAGS, *flags.split()], said)
 
 
+@drawn
+@pytest.mark.slow
+def test_dm_control_from_state_is_filmed():
+    """By a run and by play.py: a frame a step, which move; there is no window."""
+    folder = run("--env-id", "dm_control/finger-spin-v0", "--max-episode-steps", "12", "--capture-video")
+    play.play(play.Args(folder, episodes=1, video=Path("films")))
+    films = [*folder.rglob("*.mp4"), *Path("films").glob("*.mp4")]
+    assert len(films) == 3
+    for film in films:
+        frames = iio.imread(film, plugin="FFMPEG")
+        assert len(frames) in (12, 13) and frames.std() > 5 and np.ptp(frames, axis=0).any()
+    with pytest.raises(Refused, match="opens no window"):
+        play.play(play.Args(folder, render="human"))
+
+
 @pytest.mark.slow
 def test_dm_control_from_state_where_nothing_draws():
     """A state needs no OpenGL; a film does, and a line says so."""
@@ -559,6 +579,15 @@ def test_the_time_left_is_that_of_learning_steps(capsys, monkeypatch):
     log.close()
 
 
+def test_a_line_beside_a_bar(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with tqdm(total=3, file=screen) as bar:
+        bar.update(1), bar.refresh()
+        messages.tell("look")
+        assert re.search(r"\r *\rscript: look\n\r *33%", screen.getvalue())
+
+
 def test_a_finished_run_resumed_claims_no_speed(capfd):
     folder = run()
     capfd.readouterr()
@@ -594,7 +623,7 @@ def test_a_header_and_lines_beside_a_bar():
 
 # -------------------------------------------------------------------------------------------------------------- signals
 def test_a_signal_amid_a_long_step(monkeypatch, capfd):
-    """The step is given up, the last checkpoint is whole, agent.pt is none of a half step, and resuming is to the bit."""
+    """The step is given up, the last checkpoint is whole, agent.pt is of no half step, and resuming is exact."""
     whole, update, calls = run(), sac.Agent.update, []
 
     def slow(agent, *inputs):
