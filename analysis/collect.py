@@ -13,8 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis import ROOT
 from runtime.arguments import parse
 
 PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video", "exp_name")

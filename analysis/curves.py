@@ -12,12 +12,15 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import matplotlib
 
 matplotlib.use("Agg")
+from analysis.tables import load, split, table_of
+
 import matplotlib.pyplot as plt
 import numpy as np
-from tables import load, split, table_of
 
 NAMES = {"sac_continuous": "SAC", "sac_hpo_continuous": "SAC-HPO", "sac_nf_continuous": "SAC-NF"}
 NAMES |= {f"baseline{i}": f"baseline-{i}" for i in (1, 2, 3)} | {"noise_only": "noise only"}

@@ -21,16 +21,18 @@ import math
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from analysis.collect import command
+from analysis.play import load
+from runtime.environments import make_env
+from runtime.evaluation import evaluate
+from runtime.messages import Refused, fail, tell
+
 import numpy as np
 import scipy.stats
 import torch
 import tyro
-from collect import command
-from play import load  # which finds runtime/ too
-
-from runtime.environments import make_env  # isort: skip
-from runtime.evaluation import evaluate  # isort: skip
-from runtime.messages import Refused, fail, tell  # isort: skip
 
 STATES, DRAWS, FITTING, STEPS, RATE = 32, 256, 64, 300, 0.03  # states, draws to judge and to fit, Adam's steps and rate
 COLUMNS = "environment", "script", "seed", "without", "with", "optimal"
@@ -160,7 +162,9 @@ def main(args: Args) -> None:
             fail(f"{folder} is a run of {config['script']}.py, whose policy this cannot measure")
         found = measure(agent, visited(agent))
         arm = config["args"].get("exp_name")
-        name = config["script"] + (f" {arm}" if arm and arm != "as-is" else "")  # analysis/readings.py's names
+        name = config["script"] + (
+            f" {arm}" if arm and arm != "as-is" else ""
+        )  # analysis/experiments/readings.py's names
         head += [f"# of {command(config)}", f"#   commit {config['commit']}; {config['device']}"]
         for i in range(agent.args.num_seeds):
             rows.append({"environment": agent.args.env_id, "script": name, "seed": agent.args.seed + i}

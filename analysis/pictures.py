@@ -12,12 +12,13 @@ import io
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from runtime.messages import Refused, fail, tell
+
 import numpy as np
 from matplotlib import image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from runtime.messages import Refused, fail, tell  # isort: skip
 
 TAG = "eval/reconstructions"
 

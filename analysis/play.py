@@ -18,17 +18,17 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
-import gymnasium as gym
-import numpy as np
-import torch
-import tyro
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis import ROOT
 from runtime.checkpoints import BAD_CONTENT
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
 from runtime.messages import Fault, Refused, fail, tell
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
 
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
 

@@ -17,15 +17,17 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from analysis.collect import command
+from analysis.gap import visited
+from analysis.play import load
+from analysis.tables import table
+from runtime.messages import Refused, fail, tell
+
 import matplotlib
 import torch
 import tyro
-from collect import command
-from gap import visited
-from play import load  # which finds runtime/ too
-from tables import table
-
-from runtime.messages import Refused, fail, tell  # isort: skip
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -13,12 +13,14 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-from collect import command
-from tables import split, table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runtime.messages import Refused, fail, tell  # isort: skip
+from analysis.collect import command
+from analysis.tables import split, table
+from runtime.messages import Refused, fail, tell
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def logged(folder: Path, tag: str, every: int) -> dict[int, float]:

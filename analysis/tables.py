@@ -17,8 +17,11 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from analysis.collect import variant
+
 import numpy as np
-from collect import variant
 from scipy import stats
 
 

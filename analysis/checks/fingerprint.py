@@ -1,7 +1,7 @@
 """Does a change of the code change what is learned? One line a script, the same before and after if it does not.
 
-    python analysis/fingerprint.py                        # all scripts
-    python analysis/fingerprint.py sac_continuous
+    python analysis/checks/fingerprint.py                        # all scripts
+    python analysis/checks/fingerprint.py sac_continuous
 
 Each script trains two seeds for 600 steps of Hopper-v4 (one thread, uncompiled), is killed with SIGKILL after the first
 evaluation and resumed. The line has the SHA-256 of evaluations.csv and of the final weights, 16 digits each. Only lines
@@ -16,9 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
+
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
 FLAGS = """--env-id Hopper-v4 --num-seeds 2 --total-timesteps 600 --learning-starts 100 --batch-size 32 --autotune
     --eval-frequency 200 --eval-episodes 2 --checkpoint-frequency 50 --no-compile --no-cuda""".split()
 

@@ -1,11 +1,11 @@
 """What evaluation plays (D9): trained agents with ρ_0 = 0, with ρ_0 drawn, and without their dynamics.
 
-    python analysis/drawn.py runs/HalfCheetah-v4__sac_hpo_continuous__1__1763720000 [more run folders ...]
-    python analysis/drawn.py RUN --output results/drawn/HalfCheetah-v4.csv
-    python analysis/drawn.py --show results/drawn/*.csv         # the table of files that --output wrote
+    python analysis/experiments/drawn.py runs/HalfCheetah-v4__sac_hpo_continuous__1__1763720000 [more run folders ...]
+    python analysis/experiments/drawn.py RUN --output results/drawn/HalfCheetah-v4.csv
+    python analysis/experiments/drawn.py --show results/drawn/*.csv         # the table of files that --output wrote
 
 Every policy plays the same starts, a_0 the mean's in all: ρ_0 = 0 as evaluation has it; ρ_0 by training's momentum, and
-by exploration's, on its schedule; and the base mean alone. Runs of analysis/readings.py are played by their arm's
+by exploration's, on its schedule; and the base mean alone. Runs of readings.py are played by their arm's
 agent. Differences are to ρ_0 = 0, seed by seed, with Student's 95% interval.
 """
 
@@ -15,19 +15,22 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from analysis.collect import command, variant
+from analysis.experiments.readings import ARMS, hpo
+from analysis.play import START, load
+from analysis.tables import interval, spread, table
+from runtime.environments import make_env
+from runtime.evaluation import evaluate
+from runtime.messages import Refused, fail, tell
+
 import numpy as np
 import torch
 import tyro
-from collect import command, variant
-from play import START, load  # which finds runtime/ too
-from readings import ARMS, hpo
 from scipy import stats
-from tables import interval, spread, table
 
-from runtime.environments import make_env  # isort: skip
-from runtime.evaluation import evaluate  # isort: skip
-from runtime.messages import Refused, fail, tell  # isort: skip
-
+PROGRAM = "analysis/experiments/drawn.py"
 COLUMNS = "environment", "script", "step", "policy", "seed", "return"
 
 
@@ -131,7 +134,7 @@ def main(args: Args) -> str:
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with args.output.open("w") as file:
-            first = f"# python analysis/drawn.py, {args.episodes} episodes of each seed, the agents at the end"
+            first = f"# python {PROGRAM}, {args.episodes} episodes of each seed, the agents at the end"
             print(first, *head, sep="\n", file=file)
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()

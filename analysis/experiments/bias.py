@@ -1,6 +1,6 @@
 """How far is the gradient that back-propagation gives the policy from that of its expected loss, in trained agents?
 
-    python analysis/bias.py runs/HalfCheetah-v4__sac_hpo_continuous__as-is__1__1795572401 [more runs of SAC-HPO]
+    python analysis/experiments/bias.py runs/HalfCheetah-v4__sac_hpo_continuous__1__1795572401 [more runs of SAC-HPO]
 
 g jumps at the kinks of ReLU critics, and back-propagation cannot see that (docs/method.md). Here the loss at a state is
 a mean over many a_0 and ρ_0, and its derivative in the policy's mean, before the tanh, is taken twice: by
@@ -13,11 +13,13 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-from readings import ARMS, hpo  # which finds runtime/ too
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from runtime.checkpoints import read_file  # isort: skip
-from runtime.messages import tell  # isort: skip
+from analysis.experiments.readings import ARMS, hpo
+from runtime.checkpoints import read_file
+from runtime.messages import tell
+
+import torch
 
 STATES, DRAWS, SHIFT = 8, 1024, 0.05
 
@@ -84,7 +86,7 @@ if __name__ == "__main__":
     if not folders or not all(
         [*folder.glob("agent.pt"), *folder.glob("checkpoints/rows-*.pt")][1:] for folder in folders
     ):
-        tell("name folders of finished runs of sac_hpo_continuous.py or of analysis/readings.py")
+        tell("name folders of finished runs of sac_hpo_continuous.py or of analysis/experiments/readings.py")
         sys.exit(2)
     print("| run | seeds | cosine | back-propagated over true length | cosine of two halves |")
     print("| --- | --- | --- | --- | --- |")

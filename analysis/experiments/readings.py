@@ -1,9 +1,9 @@
 """SAC-HPO with one thing changed, to find out which reading of the paper does what the paper says.
 
-    python analysis/readings.py train reflect --env-id HalfCheetah-v4 --num-seeds 8     # SAC-HPO's flags, --resume too
-    python analysis/readings.py collect runs/HalfCheetah-v4__sac_hpo_continuous__reflect__1__1795241545
-    python analysis/readings.py collect --into fresh runs/HalfCheetah-v4__*             # other seeds of the same arms
-    python analysis/tables.py results/readings/HalfCheetah-v4__*.csv                    # against SAC's file among them
+    python analysis/experiments/readings.py train reflect --env-id Hopper-v4 --num-seeds 8  # and its flags
+    python analysis/experiments/readings.py collect runs/HalfCheetah-v4__*__reflect__1__1795241545
+    python analysis/experiments/readings.py collect --into fresh runs/HalfCheetah-v4__*  # other seeds
+    python analysis/tables.py results/readings/HalfCheetah-v4__*.csv  # against SAC's file among them
 
 An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as-is` replaces none, so that the flags of
 `sac_hpo_continuous.py` make the arm. `collect` takes runs of SAC too. What the arms found is in docs/readings.md.
@@ -13,12 +13,13 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-from collect import collect, fail
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
+from analysis.collect import collect, fail
 
-ROOT = Path(__file__).resolve().parent.parent
+import torch
+
 RESULTS = ROOT / "results" / "readings"
-sys.path.insert(0, str(ROOT))
 import sac_hpo_continuous as hpo
 from runtime.messages import tell
 from runtime.run import launch
@@ -126,7 +127,7 @@ SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meanin
 
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
-    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"analysis/readings.py train {arm}"
+    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"analysis/experiments/readings.py train {arm}"
     return launch(hpo, ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
 
 
@@ -140,7 +141,7 @@ def keep(folder: Path, into: str = "") -> Path:
     name = name.replace("__matmul-precision-medium", "")  # which every run of the comparison has
     if arm:
         name = name if arm == "as-is" else name.replace(".csv", f"__{arm}.csv")
-        text = text.replace("python sac_hpo_continuous.py", f"python analysis/readings.py train {arm}", 1)
+        text = text.replace("python sac_hpo_continuous.py", f"python analysis/experiments/readings.py train {arm}", 1)
         text = text.replace(f" --exp-name {arm}", "", 1)
     path = RESULTS / into / name
     if path.exists() and path.read_text() != text:

@@ -1,7 +1,7 @@
 """Does a run survive? Kills it at random moments and compares what it leaves; times its checkpoints.
 
-    python analysis/survival.py kill --kills 100 --script sac_hpo_continuous     # what differs in the end, to the bit
-    python analysis/survival.py cost --env-id Hopper-v4 --rows 200000            # seconds a checkpoint, share of a run
+    python analysis/checks/survival.py kill --kills 100 --script baseline1  # what differs in the end, to the bit
+    python analysis/checks/survival.py cost --rows 200000                    # seconds a checkpoint, share of a run
 
 `kill` trains once without and once with SIGKILL at random moments, each time resumed by --resume alone, and compares
 weights, optimizer states, replay, episodes and evaluations.csv of the last checkpoints. `cost` fills a replay as
@@ -23,16 +23,16 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-import tyro
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.extend([str(ROOT), str(ROOT / "ablations")])
 from runtime.arguments import parse
 from runtime.checkpoints import Checkpoints, read_file
 from runtime.environments import Episodes, make_env
 from runtime.streams import Draws
+
+import numpy as np
+import torch
+import tyro
 
 
 @dataclasses.dataclass

@@ -1,7 +1,7 @@
 """How much of the actions lies at the edge of the box, where the clamp holds it and the critics give no gradient?
 
-    python analysis/clamped.py collect runs/Hopper-v4__baseline1__1__1795258535      # -> results/clamped/
-    python analysis/clamped.py table results/clamped/*.csv
+    python analysis/experiments/clamped.py collect runs/Hopper-v4__baseline1__1__1795258535      # -> results/clamped/
+    python analysis/experiments/clamped.py table results/clamped/*.csv
 
 From TensorBoard's `charts/clamped_fraction` (coordinates of a_K that the clamp changed, in the policy's loss) and
 `charts/clamped_fraction_replay` (stored coordinates at -1 or 1, so exploration's), which runs log every 500 steps.
@@ -13,11 +13,13 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
+from analysis.collect import command, variant
+
 import numpy as np
-from collect import command, variant
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = Path(__file__).resolve().parent.parent
 TAGS = {"training": "charts/clamped_fraction", "exploration": "charts/clamped_fraction_replay"}
 BIN = 5_000  # steps whose values become one row
 

@@ -1,9 +1,9 @@
 """How far do Hamiltonian dynamics move an action, and which of their parts moves it?
 
-    python analysis/distance.py train --env-id Hopper-v4 --num-seeds 4           # SAC-HPO's flags, --resume too
-    python analysis/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__1795241545    # -> results/distance/
-    python analysis/distance.py table results/distance/*.csv
-    python analysis/distance.py draw results/distance/*.csv --output docs/distance.png
+    python analysis/experiments/distance.py train --env-id Hopper-v4 --num-seeds 4       # SAC-HPO's flags, --resume too
+    python analysis/experiments/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__*  # -> results/distance/
+    python analysis/experiments/distance.py table results/distance/*.csv
+    python analysis/experiments/distance.py draw results/distance/*.csv --output docs/distance.png
 
 `train` is `sac_hpo_continuous.py`, which it imports (a stopped run goes on by `train` too), and measures every 1,000
 steps, on the batch of that update, the move of the chain, x_K - x_0 (of u before the tanh, or with --leapfrog-space
@@ -19,14 +19,14 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-from collect import given_flags, variant
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
+from analysis import ROOT
+from analysis.collect import given_flags, variant
 from runtime.arguments import parse
 from runtime.run import Run
+
+import torch
 
 EVERY = 1_000  # steps between two measurements
 PARTS = ("noise", "explicit", "implicit", "total", "played")
@@ -64,7 +64,7 @@ def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) 
 
 def train(flags: list[str]) -> int:
     """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
-    hpo.PROGRAM = "analysis/distance.py train"
+    hpo.PROGRAM = "analysis/experiments/distance.py train"
     return Measured(hpo, *parse(hpo, flags)).train()
 
 
@@ -106,7 +106,7 @@ def collect(folder: Path) -> Path:
     flags, cells = " ".join(given_flags(config)), sorted(read(folder / "distances.csv").items())
     last, total = cells[-1][0][0], config["args"]["total_timesteps"]
     about = f"{config['device']}; stopped after step {last}" if last + EVERY <= total else config["device"]
-    lines = [f"# python analysis/distance.py train {flags}", f"#   commit {config['commit']}; {about}"]
+    lines = [f"# python analysis/experiments/distance.py train {flags}", f"#   commit {config['commit']}; {about}"]
     rows = [",".join(map(str, [*key, *values])) for key, values in cells]
     path.write_text("\n".join([*lines, ",".join(COLUMNS), *rows]) + "\n")
     return path

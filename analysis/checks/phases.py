@@ -1,6 +1,6 @@
 """Where the time of a training step goes, on a CPU.
 
-    python analysis/phases.py sac_continuous --env-id Hopper-v4          # a script's flags follow its name
+    python analysis/checks/phases.py sac_continuous --env-id Hopper-v4          # a script's flags follow its name
 
 Trains for 300 steps with updates, then times the parts of --steps more (default 1,500; put it before the script's
 name) inside the running loop. "floor" is the time that the matrix products of a step would take at the rate that the
@@ -12,15 +12,16 @@ import importlib
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 
-import torch
-from throughput import ROOT, operations, product_rate
-
-sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis.checks.throughput import operations, product_rate
 from runtime import device, run
 from runtime.arguments import parse
 from runtime.logs import Logs
 from runtime.streams import Draws
+
+import torch
 
 STARTS, WARM_UP = 300, 300
 

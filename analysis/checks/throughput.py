@@ -1,7 +1,7 @@
 """Steps per second of the scripts after warm-up, beside this machine's ceiling and, if asked, a peer.
 
-    python analysis/throughput.py --num-seeds 1 4 --leapfrog-steps 2
-    python analysis/throughput.py --vs "peer/bin/python bench_peer.py Hopper-v4 3000"     # prints ".. 123.4 steps/s"
+    python analysis/checks/throughput.py --num-seeds 1 4 --leapfrog-steps 2
+    python analysis/checks/throughput.py --vs "peer/bin/python bench_peer.py Hopper-v4 3000"   # prints "123.4 steps/s"
 
 Every measurement is a process of its own that trains for --warm-up steps and then times --steps more, environment
 and acting included, evaluations not. Measurements of all cells (and the peer before each of them) are repeated
@@ -27,18 +27,18 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-import tyro
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
 from runtime import device, products
 from runtime.arguments import parse
 from runtime.environments import make_env
 from runtime.logs import Logs
 from runtime.run import Run
 from runtime.streams import Draws
+
+import numpy as np
+import torch
+import tyro
 
 
 @dataclasses.dataclass

@@ -1,8 +1,8 @@
 """How MCMC-PO's D̂, β, ε, σ, gate and returns went in a run: the logs' means in a small file, a table, a figure.
 
-    python analysis/controllers.py collect runs/Hopper-v4__mcmcpo_hmc_continuous__1__1795612719    # -> results/mcmcpo/
-    python analysis/controllers.py table results/mcmcpo/*.csv
-    python analysis/controllers.py draw results/mcmcpo/*.csv --output docs/mcmcpo.png
+    python analysis/experiments/controllers.py collect RUN                    # -> results/mcmcpo/
+    python analysis/experiments/controllers.py table results/mcmcpo/*.csv
+    python analysis/experiments/controllers.py draw results/mcmcpo/*.csv --output docs/mcmcpo.png
 
 A row of a file is the mean over seeds and over EVERY steps of what TensorBoard holds; `return` is an evaluation's,
 where there was one. ε is the mean over action dimensions. A table's row is the last tenth of a run.
@@ -13,17 +13,19 @@ import csv
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
+
 import matplotlib
 
 matplotlib.use("Agg")
+from analysis.collect import collect
+from runtime.messages import Refused, fail, tell
+
 import matplotlib.pyplot as plt
 import numpy as np
-from collect import collect
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runtime.messages import Refused, fail, tell  # isort: skip
-
-ROOT = Path(__file__).resolve().parent.parent
 EVERY = 1_000
 COLUMNS = {"distance": "D̂", "distance_target": "target", "beta": "β", "step_size": "ε", "policy_std": "σ",
            "gate": "gate", "move": "move", "return": "return"}  # fmt: skip

@@ -1,8 +1,8 @@
 """SAC and SAC-HPO with another start of a run, part by part, to find out which part matters (docs/lab/start.md).
 
-    python analysis/starts.py train all sac --env-id HalfCheetah-v4 --num-seeds 4        # SAC's flags, --resume too
-    python analysis/starts.py train all unclamped --env-id HalfCheetah-v4 --num-seeds 4  # SAC-HPO's, nothing clamped
-    python analysis/starts.py collect runs/HalfCheetah-v4__sac_continuous__start-all__*  # into results/start/
+    python analysis/experiments/starts.py train all sac --env-id Ant-v4 --num-seeds 4        # SAC's flags, --resume too
+    python analysis/experiments/starts.py train all unclamped --env-id Ant-v4 --num-seeds 4  # SAC-HPO, unclamped
+    python analysis/experiments/starts.py collect runs/Ant-v4__sac_continuous__start-all__*  # -> results/start/
 
 A start is `all`, `none`, or parts of it joined by +:
   weights    Xavier uniform weights and zero biases in every network, instead of both uniform on ±1/√in
@@ -17,12 +17,13 @@ import math
 import sys
 from pathlib import Path
 
-import torch
-from collect import collect
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
+from analysis.collect import collect
 
-ROOT = Path(__file__).resolve().parent.parent
+import torch
+
 RESULTS = ROOT / "results" / "start"
-sys.path.insert(0, str(ROOT))
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 from runtime import environments
@@ -101,7 +102,7 @@ def train(start: str, reading: str, flags: list[str]) -> int:
         hpo.Agent = Unclamped
         environments.into_box = lambda low, high, action: action.astype(low.dtype, copy=False)
         flags = ["--leapfrog-space", "action", *flags]
-    script.PROGRAM = f"analysis/starts.py train {start} {reading}"
+    script.PROGRAM = f"analysis/experiments/starts.py train {start} {reading}"
     return launch(script, ["--exp-name", f"start-{start}__{reading}", *flags])
 
 
@@ -110,7 +111,9 @@ def keep(folders: list[Path]) -> Path:
     config = json.loads((folders[0] / "config.json").read_text())
     args, (start, reading) = config["args"], config["args"]["exp_name"].removeprefix("start-").split("__")
     text = collect(folders)[1]
-    text = text.replace(f"python {config['script']}.py", f"python analysis/starts.py train {start} {reading}")
+    text = text.replace(
+        f"python {config['script']}.py", f"python analysis/experiments/starts.py train {start} {reading}"
+    )
     text = text.replace(f" --exp-name {args['exp_name']}", "")
     tuned = ["autotune"] if args["autotune"] else []
     path = RESULTS / ("__".join([args["env_id"], config["script"], f"start-{start}", reading, *tuned]) + ".csv")
