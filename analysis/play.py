@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis import ROOT
+from analysis.records import script_file
+from analysis.report import parsed, start, table
 from runtime.checkpoints import BAD_CONTENT
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
-from runtime.messages import Fault, Refused, fail, tell
+from runtime.messages import fail
 
 import gymnasium as gym
 import numpy as np
@@ -49,13 +50,13 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
     last = "agent-best.pt" if best else "agent.pt"
     path = folder / (f"agents/step-{step}.pt" if step is not None else last)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        script = config["script"]
+        script = str(config["script"])
     except (OSError, *BAD_CONTENT) as error:
         kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))
         fail(f"{path}: {error}; name a run's folder" + (f", and one of the steps {kept}" if step is not None else ""))
-    if not any((ROOT / where / f"{script}.py").is_file() for where in (".", "ablations")):
+    if script_file(script) is None:
         fail(f"{folder} is a run of {script}.py, which is not a script here")
     module = importlib.import_module(script)
     try:
@@ -103,19 +104,12 @@ def play(args: Args) -> list[tuple]:
 
 
 def main(args: Args) -> None:
-    rows = play(args)
-    print("| seed | policy | episodes | return | length |\n| --- | --- | --- | --- | --- |")
-    for seed, name, returns, lengths in rows:
+    rows = []
+    for seed, name, returns, lengths in play(args):
         spread = f"{returns.mean():.1f} ± {returns.std(ddof=min(1, len(returns) - 1)):.1f}"
-        print(f"| {seed} | {name} | {len(returns)} | {spread} | {lengths.mean():.1f} |")
+        rows.append([seed, name, len(returns), spread, f"{lengths.mean():.1f}"])
+    print(table(["seed", "policy", "episodes", "return", "length"], rows))
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
-    except Fault as fault:
-        tell(f"{fault} is not finite")
-        sys.exit(1)
+    start(lambda argv: main(parsed(Args, __doc__, argv)))

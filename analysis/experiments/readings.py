@@ -9,20 +9,22 @@ An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as
 `sac_hpo_continuous.py` make the arm. `collect` takes runs of SAC too. What the arms found is in docs/readings.md.
 """
 
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import sac_hpo_continuous as hpo
 from analysis import ROOT
-from analysis.collect import collect, fail
+from analysis.collect import collect
+from analysis.records import config_of, write_whole
+from analysis.report import start
+from runtime.messages import fail
+from runtime.run import launch
 
 import torch
 
 RESULTS = ROOT / "results" / "readings"
-import sac_hpo_continuous as hpo
-from runtime.messages import tell
-from runtime.run import launch
+PROGRAM = "analysis/experiments/readings.py"
 
 
 class Reflect(hpo.Agent):
@@ -127,7 +129,7 @@ SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meanin
 
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
-    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"analysis/experiments/readings.py train {arm}"
+    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"{PROGRAM} train {arm}"
     return launch(hpo, ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
 
 
@@ -136,29 +138,35 @@ def keep(folder: Path, into: str = "") -> Path:
 
     Refuses to write over a file of another run; `into` names a folder in results/readings/ for such runs.
     """
-    arm = json.loads((folder / "config.json").read_text())["args"].get("exp_name")
+    arm = config_of(folder)["args"].get("exp_name")
     name, text = collect([folder])
     name = name.replace("__matmul-precision-medium", "")  # which every run of the comparison has
     if arm:
         name = name if arm == "as-is" else name.replace(".csv", f"__{arm}.csv")
-        text = text.replace("python sac_hpo_continuous.py", f"python analysis/experiments/readings.py train {arm}", 1)
+        text = text.replace("python sac_hpo_continuous.py", f"python {PROGRAM} train {arm}", 1)
         text = text.replace(f" --exp-name {arm}", "", 1)
     path = RESULTS / into / name
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         fail(f"{path} is of another run than {folder}: delete it first, or collect --into another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_whole(path, text)
     return path
 
 
-if __name__ == "__main__":
-    what, *rest = sys.argv[1:] or [""]
+def main(argv: list[str]) -> int:
+    what, *rest = argv or [""]
+    if what in ("-h", "--help"):
+        print(__doc__)
+        return 0
     if what == "train" and rest and rest[0] in ARMS:
-        sys.exit(train(*rest[:1], rest[1:]))
+        return train(rest[0], rest[1:])
     into, rest = (rest[1], rest[2:]) if what == "collect" and rest[:1] == ["--into"] and rest[1:] else ("", rest)
-    if what == "collect" and rest and all(Path(folder, "evaluations.csv").exists() for folder in rest):
-        for folder in rest:
-            print(keep(Path(folder), into))
-        sys.exit()
-    tell(f"name train and an arm ({', '.join(ARMS)}) and SAC-HPO's flags; or collect [--into FOLDER] and run folders")
-    sys.exit(2)
+    if what != "collect" or not rest:
+        arms = ", ".join(ARMS)
+        fail(f"name train and an arm ({arms}) and SAC-HPO's flags; or collect [--into FOLDER] and run folders")
+    for folder in rest:
+        print(keep(Path(folder), into))
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)
