@@ -51,5 +51,5 @@ figure5 | sac_hpo_pixels | dm_control/finger-spin-v0 dm_control/walker-walk-v0 |
 figure5 | sac_hpo_pixels | dm_control/finger-spin-v0 dm_control/walker-walk-v0 | | 4 x 250,000 | 4 x 25,000
 ITEMS
 
-# Run what is not done, then draw and print what is (analysis/benchmark.py)
-exec "$PYTHON" analysis/matrix.py "$@"
+# Run what is not done, then draw and print what is (analysis/benchmark/page.py)
+exec "$PYTHON" analysis/benchmark/matrix.py "$@"

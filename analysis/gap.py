@@ -14,23 +14,21 @@ differences to the last, in units of the return; a line gives their means over s
 interval of what the dynamics add.
 """
 
-import csv
 import dataclasses
-import json
 import math
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis import records, report
+from analysis.play import load
+from runtime.environments import make_env
+from runtime.evaluation import evaluate
+from runtime.messages import fail
+
 import numpy as np
-import scipy.stats
 import torch
 import tyro
-from collect import command
-from play import load  # which finds runtime/ too
-
-from runtime.environments import make_env  # isort: skip
-from runtime.evaluation import evaluate  # isort: skip
-from runtime.messages import Refused, fail, tell  # isort: skip
 
 STATES, DRAWS, FITTING, STEPS, RATE = 32, 256, 64, 300, 0.03  # states, draws to judge and to fit, Adam's steps and rate
 COLUMNS = "environment", "script", "seed", "without", "with", "optimal"
@@ -40,6 +38,7 @@ COLUMNS = "environment", "script", "seed", "without", "with", "optimal"
 class Args:
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()  # runs' folders
     step: int | None = None  # the agents of this step, from runs with --keep-agents; otherwise agent.pt
+    env_id: str | None = None  # the environment once more, if it is one that imports a module
     output: Path | None = None  # keep the numbers of each seed in this CSV
     show: tuple[Path, ...] = ()  # measure nothing, print the table of these CSVs
 
@@ -118,34 +117,38 @@ def measure(agent, states: torch.Tensor) -> dict[str, torch.Tensor]:
     return parts | {"optimal": optimum(agent, states, fitting, noise[:, 1])}
 
 
-def interval(values: np.ndarray) -> str:
-    if len(values) < 2:
-        return ""
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return f"[{values.mean() - half:+.2f}, {values.mean() + half:+.2f}]"
-
-
 def table(rows: list[dict]) -> str:
-    names = ["environment", "script", "seeds", "objective", "gap without dynamics", "gap with them", "narrowed by"]
-    lines = ["| " + " | ".join([*names, "95 % interval"]) + " |", "|" + " --- |" * 8]
+    lines = []
     for key in dict.fromkeys((row["environment"], row["script"]) for row in rows):
         mine = [row for row in rows if (row["environment"], row["script"]) == key]
         without, with_, best = (np.array([float(row[x]) for row in mine]) for x in COLUMNS[3:])
-        cells = [
-            f"{x.mean():.2f} ± {x.std(ddof=min(1, len(x) - 1)):.2f}" for x in (with_, best - without, best - with_)
-        ]
-        added = [f"{(with_ - without).mean():+.2f}", interval(with_ - without)]
-        lines.append(
-            "| " + " | ".join([*key, str(len(mine)), *cells, *(added if (with_ != without).any() else ["", ""])]) + " |"
-        )
-    return "\n".join(lines)
+        cells = [report.spread(x, 2) for x in (with_, best - without, best - with_)]
+        added = [f"{(with_ - without).mean():+.2f}", report.ends(with_ - without, digits=2)]
+        lines.append([*key, len(mine), *cells, *(added if (with_ != without).any() else ["", ""])])
+    return report.table(["environment", "script", "seeds", "objective", "gap without dynamics", "gap with them",
+                         "narrowed by", "95 % interval"], lines)  # fmt: skip
 
 
 def shown(paths: tuple[Path, ...]) -> str:
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        fail(f"no file {', '.join(missing)}: --show takes what --output wrote")
-    lines = [[line for line in path.read_text().splitlines() if not line.startswith("#")] for path in paths]
-    return table([row for rows in lines for row in csv.DictReader(rows)])
+    """The table of files that --output wrote."""
+    rows = [row for path in paths for row in records.read_rows(path, COLUMNS)]
+    try:
+        return table(rows)
+    except ValueError as error:
+        fail(f"a file of --show is broken: {error}")
+
+
+def measured(folder: Path, args: Args) -> tuple[list[dict], list[str]]:
+    """The rows of a run, and the comments that say whose they are."""
+    agent, config = load(folder, args.step, env_id=args.env_id), records.config_of(folder)
+    if not hasattr(agent, "policy_loss") or not hasattr(agent.policy, "draw"):
+        fail(f"{folder} is a run of {config['script']}.py, whose policy this cannot measure")
+    found, given, arm = measure(agent, visited(agent)), agent.args, config["args"].get("exp_name")
+    name = config["script"] + (f" {arm}" if arm and arm != "as-is" else "")  # readings.py's names
+    rows = [{"environment": given.env_id, "script": name, "seed": given.seed + i}
+            | {part: f"{values[i].item():.4f}" for part, values in found.items()}
+            for i in range(given.num_seeds)]  # fmt: skip
+    return rows, records.origin(config)
 
 
 def main(args: Args) -> None:
@@ -153,31 +156,15 @@ def main(args: Args) -> None:
         return print(shown(args.show))
     if not args.folders:
         fail("name run folders, or --show and CSVs")
-    rows, head = [], []
-    for folder in args.folders:
-        agent, config = load(folder, args.step), json.loads((folder / "config.json").read_text())
-        if not hasattr(agent, "policy_loss") or not hasattr(agent.policy, "draw"):
-            fail(f"{folder} is a run of {config['script']}.py, whose policy this cannot measure")
-        found = measure(agent, visited(agent))
-        arm = config["args"].get("exp_name")
-        name = config["script"] + (f" {arm}" if arm and arm != "as-is" else "")  # analysis/readings.py's names
-        head += [f"# of {command(config)}", f"#   commit {config['commit']}; {config['device']}"]
-        for i in range(agent.args.num_seeds):
-            rows.append({"environment": agent.args.env_id, "script": name, "seed": agent.args.seed + i}
-                        | {part: f"{values[i].item():.4f}" for part, values in found.items()})  # fmt: skip
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with args.output.open("w") as file:
-            print(f"# python analysis/gap.py, {agent.args.env_id}, the agents at the end", *head, sep="\n", file=file)
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    records.check_output(args.output)
+    rows, comments = [], []
+    for _, (mine, whose) in records.each(list(args.folders), lambda folder: measured(folder, args)):
+        rows, comments = rows + mine, comments + whose
+        if args.output:  # after each, so that an interrupt loses none
+            first = f"# python analysis/gap.py, {mine[0]['environment']}, the agents at the end"
+            records.write_whole(args.output, records.csv_text([first, *comments], COLUMNS, rows))
     print(table(rows))
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    report.start(lambda argv: main(report.parsed(Args, __doc__, argv)))

@@ -7,38 +7,37 @@ Above, the newest frame of observations from all over the replay, as the decoder
 reconstruction. The pictures are of the run's first seed, from TensorBoard's files.
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.records import event_logs
+from analysis.report import Parser, start
+from runtime.messages import fail
+
 import numpy as np
 from matplotlib import image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from runtime.messages import Refused, fail, tell  # isort: skip
 
 TAG = "eval/reconstructions"
 
 
 def logged(folder: Path) -> dict[int, np.ndarray]:
     """{step: picture (H, W, 3) in [0, 1]} of a run's first seed."""
-    events = sorted(folder.glob("seed-*"), key=lambda path: int(path.name[5:]))
-    if not events:
+    logs = event_logs(folder, "images")
+    if not logs:
         fail(f"{folder} is no run's folder: it holds no seed-*")
-    log = EventAccumulator(str(events[0]), size_guidance={"images": 0})
-    log.Reload()
+    log = logs[0][1]
     if TAG not in log.Tags()["images"]:
         fail(f"{folder} has logged no {TAG}: it is no run from pixels, or has not evaluated yet")
     return {x.step: image.imread(io.BytesIO(x.encoded_image_string)) for x in log.Images(TAG)}
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("folder", type=Path)
+    parser = Parser(__doc__)
+    parser.add_argument("folder", type=Path, help="a run's folder")
     parser.add_argument("--steps", type=int, nargs="+", help="evaluations to show; the last one if left out")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the picture, a .png")
     options = parser.parse_args(argv)
     if options.output.suffix != ".png" or not options.output.parent.is_dir():
         fail(f"--output {options.output}: name a .png in a folder that is there")
@@ -50,8 +49,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    start(main)

@@ -19,19 +19,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_type_hints
 
-import gymnasium as gym
-import numpy as np
-import torch
-import tyro
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.records import script_file
+from analysis.report import parsed, start, table
 from runtime import products
 from runtime.arguments import RunArgs, in_range, misfits
 from runtime.checkpoints import BAD_CONTENT
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
-from runtime.messages import Fault, Refused, fail, said, tell, tell_notes
+from runtime.messages import Refused, fail, said, tell_notes
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
 
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
 
@@ -51,7 +52,7 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
     """A run's agent, on the CPU and uncompiled, with products computed as the run computed them."""
     path = folder / (f"agents/step-{step}.pt" if step is not None else "agent-best.pt" if best else "agent.pt")
     try:
-        script = json.loads((folder / "config.json").read_text())["script"]
+        script = json.loads((folder / "config.json").read_text(encoding="utf-8"))["script"]
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, *BAD_CONTENT) as error:
         kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))
@@ -59,7 +60,7 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
             f"{path}: {said(error)}; name a run's folder"
             + (f", and one of the steps {kept}" if step is not None else "")
         )
-    if not any((ROOT / where / f"{script}.py").is_file() for where in (".", "ablations")):
+    if script_file(script) is None:
         fail(f"{folder} is a run of {script}.py, which is not a script here")
     module = importlib.import_module(script)
     args = arguments_of(module, path, saved)
@@ -127,19 +128,12 @@ def play(args: Args) -> list[tuple]:
 
 
 def main(args: Args) -> None:
-    rows = play(args)
-    print("| seed | policy | episodes | return | length |\n| --- | --- | --- | --- | --- |")
-    for seed, name, returns, lengths in rows:
+    rows = []
+    for seed, name, returns, lengths in play(args):
         spread = f"{returns.mean():.1f} ± {returns.std(ddof=min(1, len(returns) - 1)):.1f}"
-        print(f"| {seed} | {name} | {len(returns)} | {spread} | {lengths.mean():.1f} |")
+        rows.append([seed, name, len(returns), spread, f"{lengths.mean():.1f}"])
+    print(table(["seed", "policy", "episodes", "return", "length"], rows))
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
-    except Fault as fault:
-        tell(f"{fault} is not finite")
-        sys.exit(1)
+    start(lambda argv: main(parsed(Args, __doc__, argv)))

@@ -11,21 +11,20 @@ as training's). The other dimensions of the contours are the mean action's. Prin
 the actions before and after, and how far a state's actions spread (root mean square about their mean, a dimension).
 """
 
-import csv
 import dataclasses
-import json
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis import records
+from analysis.gap import visited
+from analysis.play import load
+from analysis.report import parsed, start, table
+from runtime.messages import fail
 
 import matplotlib
 import torch
 import tyro
-from collect import command
-from gap import visited
-from play import load  # which finds runtime/ too
-from tables import table
-
-from runtime.messages import Refused, fail, tell  # isort: skip
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -41,6 +40,7 @@ class Args:
     dimensions: tuple[int, int] = (0, 1)  # of the action
     seeds: int = 2  # how many of the run's seeds to show
     momentum_std: float | None = None  # standard deviation 1/√β0 of the momentum; by default exploration's
+    env_id: str | None = None  # the environment once more, if it is one that imports a module
     output: Path | None = None  # PNG; by default in the run's folder
     numbers: Path | None = None  # keep the numbers in this CSV
     show: tuple[Path, ...] = ()  # draw nothing, print the table of these CSVs
@@ -79,10 +79,9 @@ def landscape(agent, obs: torch.Tensor, dimensions: tuple[int, int]) -> tuple[to
 
 def shown(paths: tuple[Path, ...]) -> str:
     """The table of files that --numbers wrote."""
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        fail(f"no file {', '.join(missing)}: --show takes what --numbers wrote")
-    texts = [[line for line in path.read_text().splitlines() if line[0] != "#"] for path in paths]
-    return table(list(COLUMNS), [list(row.values()) for text in texts for row in csv.DictReader(text)])
+    return table(
+        list(COLUMNS), [[row[x] for x in COLUMNS] for path in paths for row in records.read_rows(path, COLUMNS)]
+    )
 
 
 def main(args: Args) -> str:
@@ -90,8 +89,10 @@ def main(args: Args) -> str:
         return shown(args.show)
     if not args.folder:
         fail("name a run's folder, or --show and CSVs")
+    records.check_output(args.output)
+    records.check_output(args.numbers)
     steps = args.steps or (None,)
-    agents = [load(args.folder, step) for step in steps]
+    agents = [load(args.folder, step, env_id=args.env_id) for step in steps]
     given = agents[0].args
     if type(agents[0]).__module__ != "sac_hpo_continuous" or not given.leapfrog_steps:
         fail(f"{args.folder} is no run of dynamics that this can draw: name one of sac_hpo_continuous.py")
@@ -119,21 +120,17 @@ def main(args: Args) -> str:
     axes[0, 0].legend(fontsize=7, loc="lower left", markerscale=3)
     figure.tight_layout()
     path = args.output or args.folder / "policy_shape.png"
-    figure.savefig(path, dpi=60)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=60)
+    except (OSError, ValueError) as error:  # no such kind of picture
+        fail(f"--output {path}: {error}")
+    finally:
+        plt.close(figure)
     if args.numbers:
-        config = json.loads((args.folder / "config.json").read_text())
-        head = f"# of {command(config)}\n#   commit {config['commit']}; {config['device']}\n"
-        args.numbers.parent.mkdir(parents=True, exist_ok=True)
-        with args.numbers.open("w") as file:
-            file.write(head)
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        comments = records.origin(records.config_of(args.folder))
+        records.write_whole(args.numbers, records.csv_text(comments, COLUMNS, rows))
     return f"{table(list(COLUMNS), rows)}\n\n{path}"
 
 
 if __name__ == "__main__":
-    try:
-        print(main(tyro.cli(Args, description=__doc__)))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    start(lambda argv: print(main(parsed(Args, __doc__, argv))))

@@ -1,41 +1,71 @@
-"""A number that runs logged to TensorBoard, as a table: a row for each so many steps, a column a run.
+"""A number that runs logged to TensorBoard, as a table: a row for each so many steps, a column an arm.
 
     python analysis/scalars.py charts/episodic_return runs/Hopper-v4__* --every 10000
     python analysis/scalars.py losses/alpha RUN RUN --output mine.csv    # keep the table
     python analysis/scalars.py --show mine.csv
 
-A cell is the mean of what was logged since the row before, over all seeds of the run.
+A cell is the mean of what was logged since the row before, over all seeds of the arm: runs of one script with the same
+flags and length are one. A run that has not logged the number is left out, and told.
 """
 
-import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis import records
+from analysis.records import Key
+from analysis.report import Parser, start, table
+from runtime.messages import fail, tell
+
 import numpy as np
-from collect import command
-from tables import split, table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from runtime.messages import Refused, fail, tell  # isort: skip
 
 
-def logged(folder: Path, tag: str, every: int) -> dict[int, float]:
-    """{step: mean over seeds and over the steps since the one before} of a run."""
-    cells = {}
-    for events in folder.glob("seed-*"):
-        log = EventAccumulator(str(events), size_guidance={"scalars": 0})
-        log.Reload()
-        if tag not in log.Tags()["scalars"]:
-            fail(f"{folder} has logged no {tag}: choose among {', '.join(sorted(log.Tags()['scalars'])) or 'nothing'}")
+def logged(folder: Path, tag: str, every: int) -> dict[int, dict[int, list[float]]]:
+    """{seed: {row's step: what was logged since the row before}} of a run."""
+    seeds = {}
+    for seed, log in records.event_logs(folder):
+        known = sorted(log.Tags()["scalars"])
+        if tag not in known:
+            fail(f"{folder} has logged no {tag}: choose among {', '.join(known) or 'nothing'}")
         for x in log.Scalars(tag):
-            cells.setdefault(-(-x.step // every) * every, []).append(x.value)
-    return {step: float(np.mean(values)) for step, values in sorted(cells.items())}
+            seeds.setdefault(seed, {}).setdefault(-(-x.step // every) * every, []).append(x.value)
+    return seeds
+
+
+def columns_of(folders: list[Path], tag: str, every: int) -> tuple[dict[Key, dict[int, float]], list[Path]]:
+    """{arm: {step: mean over its seeds and the steps since the row before}}, and the runs that are in it.
+
+    Of a seed that ran twice it is the newer run's. Runs that have not logged it are told; Refused if none has."""
+
+    def read(folder: Path) -> tuple[Key, dict]:
+        return records.identity(folder), logged(folder, tag, every)
+
+    arms, taken = {}, []
+    for folder, (key, seeds) in records.each(sorted(folders, key=records.begun), read):
+        if again := sorted(arms.get(key, {}).keys() & seeds.keys()):
+            tell(f"seed {', '.join(map(str, again))} of {key.env_id} {key.name} ran twice: {folder} is taken")
+        arms.setdefault(key, {}).update(seeds)
+        taken.append(folder)
+    cells = {key: {} for key in arms}
+    for key, seeds in arms.items():
+        for step in sorted({step for rows in seeds.values() for step in rows}):
+            cells[key][step] = float(np.mean([x for rows in seeds.values() for x in rows.get(step, [])]))
+    return cells, taken
+
+
+def shown(path: Path) -> str:
+    """The table of a file that --output wrote."""
+    if not path.is_file():
+        fail(f"no file {path}: --show takes what --output wrote")
+    rows = list(csv.reader(line for line in records.read_text(path).splitlines() if not line.startswith("#")))
+    if len(rows) < 2 or ", step" not in rows[0][0] or any(len(row) != len(rows[0]) for row in rows):
+        fail(f"{path} is no table of scalars.py: --show takes what --output wrote")
+    return table(rows[0], rows[1:])
 
 
 def main(argv: list[str]) -> str:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("tag", nargs="?", help="the number's name in TensorBoard")
     parser.add_argument("folders", nargs="*", type=Path, help="runs' folders")
     parser.add_argument("--every", type=int, default=1000, help="steps between rows")
@@ -43,31 +73,23 @@ def main(argv: list[str]) -> str:
     parser.add_argument("--show", type=Path, help="print the table of this CSV")
     options = parser.parse_args(argv)
     if options.show:
-        if not options.show.is_file():
-            fail(f"no file {options.show}: --show takes what --output wrote")
-        head, *rows = csv.reader(line for line in options.show.open() if line[0] != "#")
-        return table(head, rows)
+        return shown(options.show)
     if missing := [str(folder) for folder in options.folders if not (folder / "config.json").is_file()]:
         fail(f"no run's folder: {', '.join(missing)}")
     if not options.folders or options.every < 1:
         fail("name what was logged and run folders, and --every 1 or more; or --show and a CSV")
-    runs = [logged(folder, options.tag, options.every) for folder in options.folders]
-    head = [f"{options.tag}, step", *(" ".join(split(folder)) for folder in options.folders)]
-    steps = sorted({step for run in runs for step in run})
-    rows = [[step, *(f"{run[step]:.4g}" if step in run else "" for run in runs)] for step in steps]
+    records.check_output(options.output)
+    runs, taken = columns_of(options.folders, options.tag, options.every)
+    shared, names = records.labels(list(runs))
+    names = [f"{key.env_id} {name}" for key, name in zip(runs, names)]
+    head = [f"{options.tag}, step" + f", all {shared}" * bool(shared), *names]
+    steps = sorted({step for run in runs.values() for step in run})
+    rows = [[step, *(f"{run[step]:.4g}" if step in run else "" for run in runs.values())] for step in steps]
     if options.output:
-        configs = [json.loads((folder / "config.json").read_text()) for folder in options.folders]
-        comments = [f"# {command(c)}\n#   commit {c['commit']}; {c['device']}\n" for c in configs]
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with options.output.open("w") as file:
-            file.writelines(comments)
-            csv.writer(file, lineterminator="\n").writerows([head, *rows])
+        comments = [line for folder in taken for line in records.origin(records.config_of(folder), "")]
+        records.write_whole(options.output, records.csv_text(comments, head, rows))
     return table(head, rows)
 
 
 if __name__ == "__main__":
-    try:
-        print(main(sys.argv[1:]))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    start(lambda argv: print(main(argv)))

@@ -16,13 +16,13 @@ import torch
 SIZE = 256  # of the product that is tried
 EXACT = 4e-6  # largest error of such a product in float32, over its largest value; bfloat16 makes a thousand times it
 WIDE = 64  # smallest side of a product worth rounding to bfloat16
-NARROW = 8  # largest side of a result that makes a product narrow
+NARROW = 2
 SHALLOW = 24  # largest number of terms that makes it so
 half = False  # round wide products to bfloat16 on a CPU: --matmul-precision medium
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x @ weight, (N, m, k), (N, k, n) -> (N, m, n), by the library that `choose` chose."""
+    """x @ weight, (.., m, k), (.., k, n) -> (.., m, n), by the library that `choose` chose."""
     return Product.apply(x, weight)
 
 
@@ -50,8 +50,9 @@ def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             return (x[..., None] * weight[..., None, :, :]).sum(-2)
         return (x[..., None, :] * weight.mT[..., None, :, :]).sum(-1)
     if half and min(m, k, n) >= WIDE:
-        return torch.bmm(x.bfloat16(), weight.bfloat16()).float()
-    return torch.bmm(x, weight)
+        x, weight = x.bfloat16(), weight.bfloat16()
+    out = torch.bmm(x.flatten(0, -3), weight.flatten(0, -3))
+    return out.view(*x.shape[:-1], n).float()
 
 
 def choose(precision: str, wanted: str, device: torch.device, resumed: bool = False) -> str:

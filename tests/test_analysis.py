@@ -10,23 +10,17 @@ from pathlib import Path
 
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
+from analysis import collect, curves, pictures, play, scalars, tables
+from analysis.checks import throughput
+from analysis.experiments import clamped, controllers
 from runtime.arguments import parse
 from runtime.messages import Refused
 from runtime.streams import episode
 
 import baseline1
-import clamped
-import collect
-import controllers
-import curves
 import gymnasium as gym
 import numpy as np
-import pictures
-import play
 import pytest
-import scalars
-import tables
-import throughput
 import torch
 from conftest import newest, quick, train
 from matplotlib import image

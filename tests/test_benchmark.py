@@ -4,14 +4,13 @@ import re
 import subprocess
 from pathlib import Path
 
-import benchmark
-import cells
-import claims
+from analysis.benchmark import cells, claims, page
+from analysis.benchmark.cells import ROOT, SCALES, Place, chosen, read
+from analysis.benchmark.claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
+
 import numpy as np
 import pytest
 import scipy.stats
-from cells import ROOT, SCALES, Place, chosen, read
-from claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
 
 LIST = ROOT / "benchmark.sh"
 
@@ -31,12 +30,12 @@ def made_up(level, rng, seeds=8):
 
 @pytest.fixture
 def results(tmp_path):
-    return benchmark.Results(Place(tmp_path, "laptop"))
+    return page.Results(Place(tmp_path, "laptop"))
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_list_names_a_cell_for_every_curve_and_claim(scale):
-    results = benchmark.Results(Place(Path("."), scale))
+    results = page.Results(Place(Path("."), scale))
     for arm, env_id in {(arm, env_id) for s in SECTIONS for arm in s.arms for env_id in s.env_ids}:
         assert results.cell(arm, env_id), (arm, env_id)
     shown = {results.cell(arm, env_id) for s in SECTIONS for arm in s.arms for env_id in s.env_ids}
@@ -71,28 +70,28 @@ def test_items_have_the_papers_seeds_and_steps():
 def test_tables_show_printed_numbers_beside_ours(results):
     its = results.cell(NF, "HumanoidBulletEnv-v0")
     put(results.place, its, [[1, 5 + s, 3] for s in range(8)])  # best 5 to 12: 8.5 ± 2.45; last 3; means 3 to 5.33
-    text = benchmark.section_text(SECTIONS[0], results)
+    text = page.section_text(SECTIONS[0], results)
     assert "| HumanoidBulletEnv-v0 | 1357 ± 269 | not run | 1695 ± 258 | 8 ± 2 (8) | 2518 ± 219 | not run |" in text
     assert "| HumanoidFlagrunBulletEnv-v0 | 61 ± 25 | not run | 148 ± 59 | not run | 164 ± 32 | not run |" in text
     assert "| HumanoidFlagrunHarderBulletEnv-v0 | 45 ± 21 | not run | 77 ± 34 | not run | 113 ± 28 | not run |" in text
     put(results.place, results.cell(claims.LANGEVIN, "Ant-v4"), [[9, 4 + s] for s in range(4)])
-    text = benchmark.section_text(SECTIONS[1], results)
+    text = page.section_text(SECTIONS[1], results)
     row = "| Ant-v4 | 3492.1 ± 126.9 | not run | 4037.1 ± 158.1 | not run | 4037.1 ± 158.1 | 6 ± 1 (4) |"
     assert row in text and "3281.1 ± 168.1" in text and "2925.7 ± 133.1" in text
     assert "difference to" not in text
     results.curves.cache_clear()
     put(results.place, results.cell(claims.SAC05, "Ant-v4"), [[9, 1 + 2 * s] for s in range(4)])
     # last ones 4 to 7 and 1 to 7: variances 5/3 and 20/3, so a standard error of 1.443 and 4.41 degrees of freedom
-    text = benchmark.section_text(SECTIONS[1], results)
+    text = page.section_text(SECTIONS[1], results)
     low, high = (1.5 + k * 1.4434 * scipy.stats.t.ppf(0.975, 4.4118) for k in (-1, 1))
     assert "| difference to SAC, α 0.05 (last) | MCMC-PO, HMC | MCMC-PO, Langevin |" in text
     assert f"| Ant-v4 |  | +2 [{low:+.0f}, {high:+.0f}] |" in text
     lines = text.splitlines()
     assert lines[0] == "100,000 steps, the paper's are 500,000."
     assert lines[2].endswith("| MCMC-PO, Langevin: printed | ours | SAC | SAC-HPO |")
-    paper = benchmark.Results(Place(results.place.base, "paper"))  # 1,000,000 steps of SAC beside 500,000 of table1
+    paper = page.Results(Place(results.place.base, "paper"))  # 1,000,000 steps of SAC beside 500,000 of table1
     put(paper.place, paper.cell(SAC, "Ant-v4"), [[9, 4 + s, 7, 8] for s in range(4)])
-    assert "| 4037.1 ± 158.1 | not run | 6 ± 1 (4) | not run |" in benchmark.section_text(SECTIONS[1], paper)
+    assert "| 4037.1 ± 158.1 | not run | 6 ± 1 (4) | not run |" in page.section_text(SECTIONS[1], paper)
     for part in ("2613.2 ± 102.8", "4021.3 ± 172.2"):
         assert part in text
 
@@ -103,7 +102,7 @@ def test_aggregates_by_hand(results):
     for env_id in ("Hopper-v4", "Ant-v4"):
         put(results.place, results.cell(SAC, env_id), [[0, 1 + s] for s in range(8)])  # best 1 to 8
         put(results.place, results.cell(HPO, env_id), [[0, 9 + s] for s in range(8)])  # best 9 to 16
-    text = benchmark.aggregates(section, "best", results)
+    text = page.aggregates(section, "best", results)
     # of SAC's 16 scores the middle eight are 3, 3, .., 6, 6 sixteenths, so 4.5/16 = 0.28; SAC-HPO's 12.5/16 = 0.78
     assert "| 2 of 5 tasks (best) |" in text and "| SAC | 0.28 | [" in text and "| SAC-HPO | 0.78 | [" in text
     assert text.endswith("| 1.00 | [1.00, 1.00] |")
@@ -112,7 +111,7 @@ def test_aggregates_by_hand(results):
 
 
 def said(results, start):
-    (row,) = (row for row in benchmark.verdicts(results).splitlines() if row.startswith(f"| {start}"))
+    (row,) = (row for row in page.verdicts(results).splitlines() if row.startswith(f"| {start}"))
     return row
 
 
@@ -121,7 +120,7 @@ def test_verdicts_of_claims_about_several_tasks(tmp_path):
     rng = np.random.default_rng(0)
     more, faster = "SAC-HPO reaches more than SAC on all", "SAC-HPO learns faster than SAC on all"
     for i, env_id in enumerate(claims.MUJOCO):
-        results = benchmark.Results(Place(tmp_path, "laptop"))
+        results = page.Results(Place(tmp_path, "laptop"))
         put(results.place, results.cell(SAC, env_id), made_up(100, rng))
         put(results.place, results.cell(HPO, env_id), made_up(120, rng))
         row = said(results, more)
@@ -131,30 +130,30 @@ def test_verdicts_of_claims_about_several_tasks(tmp_path):
     low, high = map(int, re.search(r"Hopper: \+\d+ \[\+(\d+), \+(\d+)\]", row).groups())
     assert 17 < low <= 20 <= high < 23
     put(results.place, results.cell(HPO, "Hopper-v4"), made_up(95, rng))
-    row = said(benchmark.Results(results.place), more)
+    row = said(page.Results(results.place), more)
     assert "**does not hold**" in row and re.search(r"Hopper: -\d \[-\d, -\d\]", row)
-    assert "**does not hold**" in said(benchmark.Results(results.place), faster)
+    assert "**does not hold**" in said(page.Results(results.place), faster)
 
 
 def test_verdicts_of_about_the_same_and_of_spread(tmp_path):
     rng = np.random.default_rng(1)
     place = Place(tmp_path, "laptop")
     for level, others, verdict in ((105, 100, "holds"), (150, 100, "does not hold"), (120, 100, "cannot be told")):
-        results = benchmark.Results(place)
+        results = page.Results(place)
         put(place, results.cell(STEPS[3], "Hopper-v4"), made_up(level, rng))
         put(place, results.cell(STEPS[2], "Hopper-v4"), made_up(others, rng))
-        assert f"**{verdict}**" in said(benchmark.Results(place), "K = 2 and K = 3 reach about the same"), level
+        assert f"**{verdict}**" in said(page.Results(place), "K = 2 and K = 3 reach about the same"), level
     for env_id in claims.ABLATED:
-        results = benchmark.Results(place)
+        results = page.Results(place)
         put(place, results.cell(HPO, env_id), made_up(100, rng))
         put(place, results.cell(claims.BASELINE1, env_id), 100 + 30 * (made_up(100, rng) - 100))
-    row = said(benchmark.Results(place), "and its seeds lie closer together")
+    row = said(page.Results(place), "and its seeds lie closer together")
     assert "**holds**" in row and re.search(r"Ant: \+3\.\d\d \[\+[12]\.\d\d, ", row)  # log 30 is 3.4
 
 
 def test_one_seed_tells_nothing(tmp_path):
     (tmp_path / "list").write_text(LIST.read_text().replace("8 x", "1 x"))
-    results = benchmark.Results(Place(tmp_path, "laptop"), tmp_path / "list")
+    results = page.Results(Place(tmp_path, "laptop"), tmp_path / "list")
     for arm, level in ((SAC, 1), (HPO, 100)):
         for env_id in claims.MUJOCO:
             put(results.place, results.cell(arm, env_id), [[level, level]])
@@ -162,14 +161,14 @@ def test_one_seed_tells_nothing(tmp_path):
     assert "**cannot be told**" in row and row.count("too few seeds") == 5 and "nan" not in row
     row = said(results, "SAC-HPO's seeds lie closer")
     assert "**cannot be told**" in row and row.count("too few seeds") == 5 and "nan" not in row
-    assert benchmark.aggregates(SECTIONS[2], "best", results) == ""
+    assert page.aggregates(SECTIONS[2], "best", results) == ""
 
 
 def test_the_page_and_its_figures(results, monkeypatch):
     rng = np.random.default_rng(2)
     for arm in STEPS.values():
         put(results.place, results.cell(arm, "Hopper-v4"), made_up(100, rng))
-    assert benchmark.main(["page", "--base", str(results.place.base)]) == 0
+    assert page.main(["page", "--base", str(results.place.base)]) == 0
     path = results.place.base / "docs/results.md"
     text = path.read_text()
     assert "3 of 55 cells are" in " ".join(text.split()) and "0123456 on cpu, 1 threads" in text
@@ -177,24 +176,24 @@ def test_the_page_and_its_figures(results, monkeypatch):
     assert pictures == ["results/figure7.png"]  # the others lack an arm
     assert all((path.parent / name).stat().st_size > 5000 for name in pictures)
     for section in SECTIONS:
-        assert f"## {section.title}" in text and benchmark.section_text(section, results) in text
-    assert benchmark.verdicts(results) in text and "nan" not in text
+        assert f"## {section.title}" in text and page.section_text(section, results) in text
+    assert page.verdicts(results) in text and "nan" not in text
     monkeypatch.setenv("SCALE", "paper")
-    assert benchmark.main(["page", "--base", str(results.place.base)]) == 0
+    assert page.main(["page", "--base", str(results.place.base)]) == 0
     assert "0 of 55 cells are" in " ".join((path.parent / "results-paper.md").read_text().split())
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 def test_the_committed_page_is_what_its_command_writes(scale):
-    results = benchmark.Results(Place(ROOT, scale))
-    path = benchmark.page_path(results.place)
-    assert not path.exists() or path.read_text() == benchmark.page(results, drawing=False)
+    results = page.Results(Place(ROOT, scale))
+    path = page.page_path(results.place)
+    assert not path.exists() or path.read_text() == page.page(results, drawing=False)
     assert scale == "paper" or path.exists()
 
 
 def test_a_section_that_does_not_exist(capsys):
-    with pytest.raises(benchmark.Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
-        benchmark.main(["tabel5"])
+    with pytest.raises(page.Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
+        page.main(["tabel5"])
 
 
 def test_the_script_is_a_script():

@@ -14,6 +14,7 @@ from pathlib import Path
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_nf_continuous as nf
+from analysis.experiments import distance
 from runtime import device, run
 from runtime.arguments import parse
 from runtime.environments import Episodes, make_env
@@ -23,7 +24,6 @@ from runtime.run import launch
 import baseline1
 import baseline2
 import baseline3
-import distance
 import noise_only
 import numpy as np
 import pytest

@@ -2,11 +2,10 @@
 
 import mcmcpo_hmc_continuous as mcmcpo
 import sac_hpo_continuous as hpo
+from analysis import gap, policy_shape
 
 import baseline1
-import gap
 import noise_only
-import policy_shape
 import pytest
 import torch
 from conftest import normals

@@ -1,9 +1,10 @@
 """Interquartile means, probabilities of improvement, intervals and verdicts, on numbers that can be checked by hand."""
 
-import intervals
+from analysis.benchmark import intervals
+from analysis.benchmark.intervals import FAILS, HOLDS, OPEN, Part, bootstrap, improvement, iqm, steadier, verdict, welch
+
 import numpy as np
 import pytest
-from intervals import FAILS, HOLDS, OPEN, Part, bootstrap, improvement, iqm, steadier, verdict, welch
 from scipy import stats
 
 

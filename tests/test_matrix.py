@@ -14,12 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from analysis.benchmark import cells, matrix
+from analysis.benchmark.cells import ROOT, Attempt, Outcome, Place, chosen, is_done, read
 from runtime.messages import Refused
 
-import cells
-import matrix
 import pytest
-from cells import ROOT, Attempt, Outcome, Place, chosen, is_done, read
 from conftest import launch
 
 SMALL = "--batch-size 16 --learning-starts 100 --eval-frequency {} --eval-episodes 1 --no-cuda"
@@ -37,7 +36,7 @@ def make_list(steps=300, every=100, more=""):
 
 def start(*words, **environment):
     """The runner, on ./list and in this folder."""
-    command = [sys.executable, str(ROOT / "analysis/matrix.py"), *words, "--lines", "list", "--base", "."]
+    command = [sys.executable, str(ROOT / "analysis/benchmark/matrix.py"), *words, "--lines", "list", "--base", "."]
     variables = {k: v for k, v in os.environ.items() if k not in ("SCALE", "RAY_ADDRESS")}
     variables |= {"OMP_NUM_THREADS": "1"} | environment
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
@@ -113,10 +112,8 @@ def test_a_wrong_command_line_is_refused_in_one_line_and_nothing_is_written(monk
 
 
 def test_ray_is_imported_when_it_is_asked_for_and_not_before(monkeypatch):
-    code = "import matrix, cells, sys; print('ray' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "analysis", check=True
-    )
+    code = "import sys; from analysis.benchmark import matrix, cells; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
     monkeypatch.setitem(sys.modules, "ray", None)
     make_list()

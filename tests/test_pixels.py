@@ -10,13 +10,13 @@ import sys
 
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
+from analysis import play
 from runtime.checkpoints import FrameRing
 from runtime.pixels import PixelEnv
 from runtime.run import launch
 
 import imageio.v3 as iio
 import numpy as np
-import play
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,14 +1,12 @@
-"""The arms of analysis/readings.py: each changes what its docstring says, and nothing else."""
+"""The arms of analysis/experiments/readings.py: each changes what its docstring says, and nothing else."""
 
 import subprocess
 import sys
 
 import sac_hpo_continuous as hpo
+from analysis.experiments import bias, drawn, readings
 
-import bias
-import drawn
 import pytest
-import readings
 import torch
 from conftest import normals
 from hypothesis import given, settings
@@ -168,7 +166,7 @@ def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
     for other in ([hpo.__file__], [readings.__file__, "train", "smooth"]):  # would go on with another agent
         words = [sys.executable, *other, "--resume", str(folder), "--total-timesteps", "60"]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 2 and "is a run of analysis/readings.py train averaged" in done.stderr
+        assert done.returncode == 2 and "is a run of analysis/experiments/readings.py train averaged" in done.stderr
     subprocess.run([*script[:4], "--resume", str(folder), "--total-timesteps", "60"], cwd=tmp_path, check=True)
     assert type(drawn.armed(folder)) is readings.Averaged and readings.hpo.Agent is hpo.Agent
     args = drawn.Args((folder,), episodes=1, output=tmp_path / "drawn.csv")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
+from analysis.checks import survival
 from runtime import checkpoints, evaluation, run
 from runtime.arguments import parse
 from runtime.environments import Episodes, make_env
@@ -22,7 +23,6 @@ import filelock
 import gymnasium as gym
 import numpy as np
 import pytest
-import survival
 import torch
 from conftest import Drift, quick, resume, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

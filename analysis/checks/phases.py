@@ -1,6 +1,6 @@
 """Where the time of a training step goes, on a CPU.
 
-    python analysis/phases.py sac_continuous --env-id Hopper-v4          # a script's flags follow its name
+    python analysis/checks/phases.py sac_continuous --env-id Hopper-v4          # a script's flags follow its name
 
 Trains for 300 steps with updates, then times the parts of --steps more (default 1,500; put it before the script's
 name) inside the running loop. "floor" is the time that the matrix products of a step would take at the rate that the
@@ -8,26 +8,28 @@ fastest library here reaches on large ones: nothing that computes the same produ
 """
 
 import argparse
-import importlib
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 
-import torch
-from throughput import ROOT, operations, product_rate
-
-sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis.checks.throughput import operations, product_rate
+from analysis.records import module_of
+from analysis.report import Parser, start, table
 from runtime import device, run
 from runtime.arguments import parse
 from runtime.logs import Logs
 from runtime.streams import Draws
 
+import torch
+
 STARTS, WARM_UP = 300, 300
 
 
-def main(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
+def measure(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
     """Milliseconds a step of each part, the rest, the whole and the floor."""
-    module, seconds, stamps = importlib.import_module(script), defaultdict(float), []
+    module, seconds, stamps = module_of(script), defaultdict(float), []
 
     def timed(name, function):
         def call(*arguments):
@@ -82,25 +84,25 @@ def main(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
     inside = ("critics' loss and gradients", "policy's loss and gradients", "Adam", "drawing the batch")
     rows["targets and the rest of an update"] = learn - sum(rows[name] for name in inside)
     rows["logs, progress and the rest"] = whole - sum(rows.values())
-    table = sorted(rows.items(), key=lambda row: -row[1])
+    parts = sorted(rows.items(), key=lambda row: -row[1])
     if script.startswith("sac_"):  # the ablations take the gradient elsewhere, which `operations` does not count
-        table.append(
+        parts.append(
             ("floor: its products alone", 1000 * needed / product_rate(args.num_seeds, args.matmul_precision)[0])
         )
-    return [("a step", whole), *table]
+    return [("a step", whole), *parts]
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--steps", type=int, default=1500, help="steps to time; put it before the script's name")
+    parser.add_argument("script", help="such as sac_continuous")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="the script's own")
+    options = parser.parse_args(argv)
+    parts = measure(options.script, options.steps, options.flags)
+    whole, threads = dict(parts)["a step"], torch.get_num_threads()
+    print(f"\n{options.script} {' '.join(options.flags)}, {threads} threads, torch {torch.__version__}\n")
+    print(table(["part", "ms a step", "share"], [[n, f"{x:.2f}", f"{x / whole:.0%}"] for n, x in parts]))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("script")
-    parser.add_argument("flags", nargs=argparse.REMAINDER)
-    options = parser.parse_args()
-    table = main(options.script, options.steps, options.flags)
-    whole = dict(table)["a step"]
-    print(
-        f"\n{options.script} {' '.join(options.flags)}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
-    )
-    print("| part | ms a step | share |\n| --- | --- | --- |")
-    for name, value in table:
-        print(f"| {name} | {value:.2f} | {value / whole:.0%} |")
+    start(main)

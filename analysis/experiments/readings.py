@@ -1,27 +1,30 @@
 """SAC-HPO with one thing changed, to find out which reading of the paper does what the paper says.
 
-    python analysis/readings.py train reflect --env-id HalfCheetah-v4 --num-seeds 8     # SAC-HPO's flags, --resume too
-    python analysis/readings.py collect runs/HalfCheetah-v4__sac_hpo_continuous__reflect__1__1795241545
-    python analysis/readings.py collect --into fresh runs/HalfCheetah-v4__*             # other seeds of the same arms
-    python analysis/tables.py results/readings/HalfCheetah-v4__*.csv                    # against SAC's file among them
+    python analysis/experiments/readings.py train reflect --env-id Hopper-v4 --num-seeds 8  # and its flags
+    python analysis/experiments/readings.py collect runs/HalfCheetah-v4__*__reflect__1__1795241545
+    python analysis/experiments/readings.py collect --into fresh runs/HalfCheetah-v4__*  # other seeds
+    python analysis/tables.py results/readings/HalfCheetah-v4__*.csv  # against SAC's file among them
 
 An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as-is` replaces none, so that the flags of
 `sac_hpo_continuous.py` make the arm. `collect` takes runs of SAC too. What the arms found is in docs/readings.md.
 """
 
-import json
 import sys
 from pathlib import Path
 
-import torch
-from collect import collect, fail
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "readings"
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
-from runtime.messages import tell
+from analysis import ROOT
+from analysis.collect import collect
+from analysis.records import config_of, write_whole
+from analysis.report import start
+from runtime.messages import fail
 from runtime.run import launch
+
+import torch
+
+RESULTS = ROOT / "results" / "readings"
+PROGRAM = "analysis/experiments/readings.py"
 
 
 class Reflect(hpo.Agent):
@@ -126,7 +129,7 @@ SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meanin
 
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
-    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"analysis/readings.py train {arm}"
+    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"{PROGRAM} train {arm}"
     return launch(hpo, ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
 
 
@@ -135,29 +138,35 @@ def keep(folder: Path, into: str = "") -> Path:
 
     Refuses to write over a file of another run; `into` names a folder in results/readings/ for such runs.
     """
-    arm = json.loads((folder / "config.json").read_text())["args"].get("exp_name")
+    arm = config_of(folder)["args"].get("exp_name")
     name, text = collect([folder])
     name = name.replace("__matmul-precision-medium", "")  # which every run of the comparison has
     if arm:
         name = name if arm == "as-is" else name.replace(".csv", f"__{arm}.csv")
-        text = text.replace("python sac_hpo_continuous.py", f"python analysis/readings.py train {arm}", 1)
+        text = text.replace("python sac_hpo_continuous.py", f"python {PROGRAM} train {arm}", 1)
         text = text.replace(f" --exp-name {arm}", "", 1)
     path = RESULTS / into / name
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         fail(f"{path} is of another run than {folder}: delete it first, or collect --into another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_whole(path, text)
     return path
 
 
-if __name__ == "__main__":
-    what, *rest = sys.argv[1:] or [""]
+def main(argv: list[str]) -> int:
+    what, *rest = argv or [""]
+    if what in ("-h", "--help"):
+        print(__doc__)
+        return 0
     if what == "train" and rest and rest[0] in ARMS:
-        sys.exit(train(*rest[:1], rest[1:]))
+        return train(rest[0], rest[1:])
     into, rest = (rest[1], rest[2:]) if what == "collect" and rest[:1] == ["--into"] and rest[1:] else ("", rest)
-    if what == "collect" and rest and all(Path(folder, "evaluations.csv").exists() for folder in rest):
-        for folder in rest:
-            print(keep(Path(folder), into))
-        sys.exit()
-    tell(f"name train and an arm ({', '.join(ARMS)}) and SAC-HPO's flags; or collect [--into FOLDER] and run folders")
-    sys.exit(2)
+    if what != "collect" or not rest:
+        arms = ", ".join(ARMS)
+        fail(f"name train and an arm ({arms}) and SAC-HPO's flags; or collect [--into FOLDER] and run folders")
+    for folder in rest:
+        print(keep(Path(folder), into))
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)

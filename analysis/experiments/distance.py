@@ -1,9 +1,9 @@
 """How far do Hamiltonian dynamics move an action, and which of their parts moves it?
 
-    python analysis/distance.py train --env-id Hopper-v4 --num-seeds 4           # SAC-HPO's flags, --resume too
-    python analysis/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__1795241545    # -> results/distance/
-    python analysis/distance.py table results/distance/*.csv
-    python analysis/distance.py draw results/distance/*.csv --output docs/distance.png
+    python analysis/experiments/distance.py train --env-id Hopper-v4 --num-seeds 4       # SAC-HPO's flags, --resume too
+    python analysis/experiments/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__*  # -> results/distance/
+    python analysis/experiments/distance.py table results/distance/*.csv
+    python analysis/experiments/distance.py draw results/distance/*.csv --output docs/distance.png
 
 `train` is `sac_hpo_continuous.py`, which it imports (a stopped run goes on by `train` too), and measures every 1,000
 steps, on the batch of that update, the move of the chain, x_K - x_0 (of u before the tanh, or with --leapfrog-space
@@ -13,21 +13,20 @@ the momentum alone, σ g alone (explicit gradient) and (1 - σ) T alone (implici
 root mean square over batch and action dimensions. `played` is how far the action moves, whose range is [-1, 1].
 """
 
-import argparse
-import csv
-import json
 import sys
 from pathlib import Path
 
-import torch
-from collect import given_flags, variant
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
+from analysis import ROOT, report
+from analysis.records import check_output, config_of, csv_text, given_flags, read_rows, variant, write_whole
 from runtime.arguments import parse
+from runtime.messages import fail
 from runtime.run import Run
 
+import torch
+
+PROGRAM = "analysis/experiments/distance.py train"
 EVERY = 1_000  # steps between two measurements
 PARTS = ("noise", "explicit", "implicit", "total", "played")
 COLUMNS = ("step", "seed", "momentum", *PARTS)
@@ -64,7 +63,7 @@ def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) 
 
 def train(flags: list[str]) -> int:
     """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
-    hpo.PROGRAM = "analysis/distance.py train"
+    hpo.PROGRAM = PROGRAM
     return Measured(hpo, *parse(hpo, flags)).train()
 
 
@@ -80,7 +79,7 @@ class Measured(Run):
         generator = torch.Generator(obs.device).manual_seed(step)
         shape = len(self.seeds), 2, *obs.shape[1:-1], agent.act_dim
         noise = torch.randn(shape, generator=generator, device=obs.device)
-        with (self.folder / "distances.csv").open("a") as file:
+        with (self.folder / "distances.csv").open("a", encoding="utf-8") as file:
             if not file.tell():
                 print(*COLUMNS, sep=",", file=file)
             for momentum in ("train", "explore"):
@@ -92,38 +91,34 @@ class Measured(Run):
 
 def read(path: Path) -> dict:
     """{(step, seed, momentum): the distances}; of steps that a resumed run met again, the last."""
-    with path.open() as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        return {(int(row["step"]), int(row["seed"]), row["momentum"]): [float(row[p]) for p in PARTS] for row in rows}
+    rows = read_rows(path, COLUMNS)
+    return {(int(row["step"]), int(row["seed"]), row["momentum"]): [float(row[p]) for p in PARTS] for row in rows}
 
 
 def collect(folder: Path) -> Path:
     """Copies a run's distances, all of its seeds, to results/distance/, below the command that made them."""
-    config = json.loads((folder / "config.json").read_text())
+    config = config_of(folder)
     name = "__".join([config["args"]["env_id"].replace("/", "_"), *variant(config)])
     path = ROOT / "results" / "distance" / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     flags, cells = " ".join(given_flags(config)), sorted(read(folder / "distances.csv").items())
     last, total = cells[-1][0][0], config["args"]["total_timesteps"]
     about = f"{config['device']}; stopped after step {last}" if last + EVERY <= total else config["device"]
-    lines = [f"# python analysis/distance.py train {flags}", f"#   commit {config['commit']}; {about}"]
-    rows = [",".join(map(str, [*key, *values])) for key, values in cells]
-    path.write_text("\n".join([*lines, ",".join(COLUMNS), *rows]) + "\n")
+    comments = [f"# python {PROGRAM} {flags}", f"#   commit {config['commit']}; {about}"]
+    write_whole(path, csv_text(comments, COLUMNS, [[*key, *values] for key, values in cells]))
     return path
 
 
-def table(paths: list[Path]) -> None:
-    """Prints the first and the last measurement: each part's mean over seeds, and its smallest and largest seed."""
-    print(f"| environment | momentum | step | {' | '.join(PARTS)} |\n|{' --- |' * (3 + len(PARTS))}")
+def table(paths: list[Path]) -> str:
+    """The first and the last measurement: each part's mean over seeds, and its smallest and largest seed."""
+    rows = []
     for path in sorted(paths):
         cells = read(path)
         steps, seeds = (sorted({key[i] for key in cells}) for i in (0, 1))
         for momentum in ("train", "explore"):
             for step in (steps[0], steps[-1]):
-                values = torch.tensor([cells[step, seed, momentum] for seed in seeds])
-                spread = zip(values.mean(0).tolist(), values.amin(0).tolist(), values.amax(0).tolist())
-                shown = " | ".join(f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in spread)
-                print(f"| {path.stem} | {momentum} | {step:,} | {shown} |")
+                values = torch.tensor([cells[step, seed, momentum] for seed in seeds]).numpy()
+                rows.append([path.stem, momentum, f"{step:,}", *(report.ranged(part, ".3f") for part in values.T)])
+    return report.table(["environment", "momentum", "step", *PARTS], rows)
 
 
 def draw(paths: list[Path], output: Path) -> None:
@@ -155,27 +150,28 @@ def draw(paths: list[Path], output: Path) -> None:
     figure.savefig(output, dpi=100)
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["train"]:
-        sys.exit(train(sys.argv[2:]))
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["train"]:
+        return train(argv[1:])
+    parser = report.Parser(__doc__)
     parser.add_argument("what", choices=["train", "collect", "table", "draw"], help="train: SAC-HPO's flags follow")
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, or CSV files of results/distance/")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "distance.png")
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "distance.png", help="the figure of draw")
+    options = parser.parse_args(argv)
     wanted = "distances.csv" if options.what == "collect" else ""
     if missing := [str(path) for path in options.paths if not (path / wanted).exists()]:
-        print(f"distance: {', '.join(missing)}: no {wanted or 'such file'} there; train first", file=sys.stderr)
-        raise SystemExit(2)
+        fail(f"{', '.join(missing)}: no {wanted or 'such file'} there; train first")
     if options.what == "draw":
+        check_output(options.output)
         draw(options.paths, options.output)
     elif options.what == "table":
-        table(options.paths)
-    elif len({json.loads((path / "config.json").read_text())["args"]["env_id"] for path in options.paths}) < len(
-        options.paths
-    ):
-        print("distance: two runs of one environment: train all seeds in one run, with --num-seeds", file=sys.stderr)
-        raise SystemExit(2)
+        print(table(options.paths))
+    elif len({config_of(path)["args"]["env_id"] for path in options.paths}) < len(options.paths):
+        fail("two runs of one environment: train all seeds in one run, with --num-seeds")
     else:
-        for path in options.paths:
-            print(collect(path))
+        print("\n".join(str(collect(path)) for path in options.paths))
+    return 0
+
+
+if __name__ == "__main__":
+    report.start(main)

@@ -1,6 +1,6 @@
 """How far is the gradient that back-propagation gives the policy from that of its expected loss, in trained agents?
 
-    python analysis/bias.py runs/HalfCheetah-v4__sac_hpo_continuous__as-is__1__1795572401 [more runs of SAC-HPO]
+    python analysis/experiments/bias.py runs/HalfCheetah-v4__sac_hpo_continuous__1__1795572401 [more runs of SAC-HPO]
 
 g jumps at the kinks of ReLU critics, and back-propagation cannot see that (docs/method.md). Here the loss at a state is
 a mean over many a_0 and ρ_0, and its derivative in the policy's mean, before the tanh, is taken twice: by
@@ -9,23 +9,27 @@ between the two at STATES stored states, all dimensions in one vector; the ratio
 two halves of the differences have between them, which sampling alone keeps below 1.
 """
 
-import json
 import sys
 from pathlib import Path
 
-import torch
-from readings import ARMS, hpo  # which finds runtime/ too
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis.experiments.readings import ARMS, hpo
+from analysis.records import config_of, each
+from analysis.report import Parser, ranged, start, table
+from runtime.checkpoints import read_file
+from runtime.messages import fail
 
-from runtime.checkpoints import read_file  # isort: skip
-from runtime.messages import tell  # isort: skip
+import torch
 
 STATES, DRAWS, SHIFT = 8, 1024, 0.05
 
 
 def load(folder: Path) -> tuple[hpo.Agent, torch.Tensor]:
     """A run's last agent, and states (S, STATES, ds) from the last rows that it stored."""
-    args = json.loads((folder / "config.json").read_text())["args"]
-    path = max(folder.glob("checkpoints/rows-*.pt"), key=lambda path: int(path.stem.split("-")[1]))
+    config, paths = config_of(folder), [*folder.glob("checkpoints/rows-*.pt")]
+    if config["script"] != "sac_hpo_continuous" or not paths or not (folder / "agent.pt").is_file():
+        fail(f"{folder} is no finished run of sac_hpo_continuous.py or of readings.py")
+    args, path = config["args"], max(paths, key=lambda path: int(path.stem.split("-")[1]))
     rows, known = read_file(path), vars(hpo.Args())
     saved = torch.load(folder / "agent.pt", weights_only=True, map_location="cpu")["agent"]
     obs_dim = saved["policy.layers.0"].shape[1]
@@ -66,7 +70,8 @@ def gradients(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor) -> torch
     return torch.stack([ours[:, 0], differences])
 
 
-def compare(folder: Path) -> str:
+def compare(folder: Path) -> list:
+    """The row of a run."""
     agent, states = load(folder)
     generator, found = torch.Generator().manual_seed(1), []
     for _ in range(2):
@@ -75,18 +80,15 @@ def compare(folder: Path) -> str:
     ours, truth = ((found[0][i] + found[1][i]).flatten(1) for i in range(2))
     halves = torch.cosine_similarity(found[0][1].flatten(1), found[1][1].flatten(1))
     cosine, ratio = torch.cosine_similarity(ours, truth), ours.norm(dim=1) / truth.norm(dim=1)
-    spread = (f"{x.mean():.2f} ({x.min():.2f} to {x.max():.2f})" for x in (cosine, ratio, halves))
-    return f"| {folder.name} | {len(states)} | {' | '.join(spread)} |"
+    return [folder.name, len(states), *(ranged(x.numpy(), ".2f") for x in (cosine, ratio, halves))]
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of finished runs")
+    rows = [row for _, row in each(parser.parse_args(argv).folders, compare)]
+    print(table(["run", "seeds", "cosine", "back-propagated over true length", "cosine of two halves"], rows))
 
 
 if __name__ == "__main__":
-    folders = [Path(word) for word in sys.argv[1:]]
-    if not folders or not all(
-        [*folder.glob("agent.pt"), *folder.glob("checkpoints/rows-*.pt")][1:] for folder in folders
-    ):
-        tell("name folders of finished runs of sac_hpo_continuous.py or of analysis/readings.py")
-        sys.exit(2)
-    print("| run | seeds | cosine | back-propagated over true length | cosine of two halves |")
-    print("| --- | --- | --- | --- | --- |")
-    for folder in folders:
-        print(compare(folder), flush=True)
+    start(main)

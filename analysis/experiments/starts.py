@@ -1,8 +1,8 @@
 """SAC and SAC-HPO with another start of a run, part by part, to find out which part matters (docs/lab/start.md).
 
-    python analysis/starts.py train all sac --env-id HalfCheetah-v4 --num-seeds 4        # SAC's flags, --resume too
-    python analysis/starts.py train all unclamped --env-id HalfCheetah-v4 --num-seeds 4  # SAC-HPO's, nothing clamped
-    python analysis/starts.py collect runs/HalfCheetah-v4__sac_continuous__start-all__*  # into results/start/
+    python analysis/experiments/starts.py train all sac --env-id Ant-v4 --num-seeds 4        # SAC's flags, --resume too
+    python analysis/experiments/starts.py train all unclamped --env-id Ant-v4 --num-seeds 4  # SAC-HPO, unclamped
+    python analysis/experiments/starts.py collect runs/Ant-v4__sac_continuous__start-all__*  # -> results/start/
 
 A start is `all`, `none`, or parts of it joined by +:
   weights    Xavier uniform weights and zero biases in every network, instead of both uniform on ±1/√in
@@ -12,23 +12,25 @@ A start is `all`, `none`, or parts of it joined by +:
 """
 
 import itertools
-import json
 import math
 import sys
 from pathlib import Path
 
-import torch
-from collect import collect
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "start"
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
+from analysis import ROOT
+from analysis.collect import collect
+from analysis.records import config_of, write_whole
+from analysis.report import start as run_program
 from runtime import environments
-from runtime.messages import tell
+from runtime.messages import fail
 from runtime.run import launch
 
+import torch
+
+RESULTS = ROOT / "results" / "start"
+PROGRAM = "analysis/experiments/starts.py"
 PARTS = "weights", "log-std", "random", "updates"
 FIRST_UPDATE = 256  # step of the first update with `updates`
 
@@ -101,34 +103,40 @@ def train(start: str, reading: str, flags: list[str]) -> int:
         hpo.Agent = Unclamped
         environments.into_box = lambda low, high, action: action.astype(low.dtype, copy=False)
         flags = ["--leapfrog-space", "action", *flags]
-    script.PROGRAM = f"analysis/starts.py train {start} {reading}"
+    script.PROGRAM = f"{PROGRAM} train {start} {reading}"
     return launch(script, ["--exp-name", f"start-{start}__{reading}", *flags])
 
 
 def keep(folders: list[Path]) -> Path:
     """Copies runs of one start and reading, of different seeds, to one file of results/start/."""
-    config = json.loads((folders[0] / "config.json").read_text())
-    args, (start, reading) = config["args"], config["args"]["exp_name"].removeprefix("start-").split("__")
+    config = config_of(folders[0])
+    args, name = config["args"], str(config["args"].get("exp_name"))
+    start, reading = (
+        name.removeprefix("start-").split("__") if "__" in name else fail(f"{folders[0]} is no run of {PROGRAM}")
+    )
     text = collect(folders)[1]
-    text = text.replace(f"python {config['script']}.py", f"python analysis/starts.py train {start} {reading}")
+    text = text.replace(f"python {config['script']}.py", f"python {PROGRAM} train {start} {reading}")
     text = text.replace(f" --exp-name {args['exp_name']}", "")
     tuned = ["autotune"] if args["autotune"] else []
     path = RESULTS / ("__".join([args["env_id"], config["script"], f"start-{start}", reading, *tuned]) + ".csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_whole(path, text)
     return path
 
 
-if __name__ == "__main__":
-    what, *rest = sys.argv[1:] or [""]
+def main(argv: list[str]) -> int:
+    what, *rest = argv or [""]
     known = rest and all(part in (*PARTS, "all", "none") for part in rest[0].split("+"))
-    if what == "train" and known and rest[1:] and rest[1] in READINGS:
-        sys.exit(train(rest[0], rest[1], rest[2:]))
-    if what == "collect" and rest and all(Path(folder, "evaluations.csv").exists() for folder in rest):
-        print(keep([Path(folder) for folder in rest]))
-        sys.exit()
-    if what in ("", "-h", "--help"):
+    if what in ("-h", "--help"):
         print(__doc__)
-        sys.exit(0 if what else 2)
-    tell(f"name train, a start ({', '.join(PARTS)}, all, none), one of {', '.join(READINGS)} and flags; or collect")
-    sys.exit(2)
+        return 0
+    if what == "train" and known and rest[1:] and rest[1] in READINGS:
+        return train(rest[0], rest[1], rest[2:])
+    if what != "collect" or not rest:
+        starts, readings = ", ".join((*PARTS, "all", "none")), ", ".join(READINGS)
+        fail(f"name train, a start ({starts}), one of {readings} and flags; or collect and run folders")
+    print(keep([Path(folder) for folder in rest]))
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

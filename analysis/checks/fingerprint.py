@@ -1,7 +1,7 @@
 """Does a change of the code change what is learned? One line a script, the same before and after if it does not.
 
-    python analysis/fingerprint.py                        # all scripts
-    python analysis/fingerprint.py sac_continuous
+    python analysis/checks/fingerprint.py                        # all scripts
+    python analysis/checks/fingerprint.py sac_continuous
 
 Each script trains two seeds for 600 steps of Hopper-v4 (one thread, uncompiled), is killed with SIGKILL after the first
 evaluation and resumed. The line has the SHA-256 of evaluations.csv and of the final weights, 16 digits each. Only lines
@@ -16,9 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
+from analysis.report import Parser, start
+from runtime.messages import fail
+
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
 FLAGS = """--env-id Hopper-v4 --num-seeds 2 --total-timesteps 600 --learning-starts 100 --batch-size 32 --autotune
     --eval-frequency 200 --eval-episodes 2 --checkpoint-frequency 50 --no-compile --no-cuda""".split()
 
@@ -40,11 +44,17 @@ def fingerprint(script: Path, folder: Path) -> tuple[str, str]:
     return hashlib.sha256((folder / run / "evaluations.csv").read_bytes()).hexdigest(), weights.hexdigest()
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> None:
     known = {path.stem: path for path in sorted([*ROOT.glob("*_continuous.py"), *ROOT.glob("ablations/*.py")])}
-    if unknown := set(sys.argv[1:]) - set(known):
-        print(f"fingerprint: no script {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
-        raise SystemExit(2)
-    for name in sys.argv[1:] or known:
+    parser = Parser(__doc__)
+    parser.add_argument("scripts", nargs="*", help="scripts to train; none: all")
+    scripts = parser.parse_args(argv).scripts
+    if unknown := {*scripts} - {*known}:
+        fail(f"no script {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in scripts or known:
         with tempfile.TemporaryDirectory() as folder:
             print(name, *(digest[:16] for digest in fingerprint(known[name], Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,11 +1,11 @@
 """The papers' figures, tables and claims beside ours, from the results files of the benchmark's cells.
 
-    python analysis/benchmark.py page                       # docs/results.md and its figures; benchmark.sh does it
-    python analysis/benchmark.py table5 verdicts            # a section of it
-    SCALE=paper python analysis/benchmark.py page           # docs/results-paper.md
+    python analysis/benchmark/page.py page                       # docs/results.md and its figures; benchmark.sh does it
+    python analysis/benchmark/page.py table5 verdicts            # a section of it
+    SCALE=paper python analysis/benchmark/page.py page           # docs/results-paper.md
 
 Measures of a seed's curve: "best", HPO's, its best evaluation (D16); "mean", the mean of all its evaluations, which
-says how fast it learned; "last", its last evaluation, MCMC-PO's. Intervals and verdicts: analysis/intervals.py.
+says how fast it learned; "last", its last evaluation, MCMC-PO's. Intervals and verdicts: intervals.py.
 """
 
 import argparse
@@ -17,17 +17,18 @@ import sys
 import textwrap
 from pathlib import Path
 
-from cells import ROOT, SCALES, Cell, Place, cell, chosen, is_done, read
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from runtime.messages import Refused, fail, tell  # isort: skip
-import gap
+from analysis import gap, policy_shape
+from analysis.benchmark.cells import ROOT, SCALES, Cell, Place, cell, chosen, is_done, read
+from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
+from analysis.benchmark.intervals import Part, bootstrap, improvement, iqm, steadier, verdict, welch
+from analysis.curves import smooth
+from analysis.tables import load, spread, table
+from runtime.messages import Refused, fail, tell
+
 import matplotlib
 import numpy as np
-import policy_shape
-from claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
-from curves import smooth
-from intervals import Part, bootstrap, improvement, iqm, steadier, verdict, welch
-from tables import load, spread, table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -58,7 +59,7 @@ class Results:
         return steps, episodes.mean(2)
 
     def command(self, what: str) -> str:
-        return f"{'' if self.scale == SCALES[0] else f'SCALE={self.scale} '}python analysis/benchmark.py {what}"
+        return f"{'' if self.scale == SCALES[0] else f'SCALE={self.scale} '}python analysis/benchmark/page.py {what}"
 
 
 def short(env_id: str) -> str:

@@ -24,9 +24,8 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "ablations"), str(ROOT / "analysis")) if path not in sys.path]
-from collect import LENGTH, PLACE, collect, unlike, variant, words  # isort: skip
+from analysis import ROOT
+from analysis.collect import LENGTH, PLACE, collect, unlike, variant, words
 from runtime.arguments import check, parse
 from runtime.messages import Refused, fail
 

@@ -1,29 +1,28 @@
 """How MCMC-PO's D̂, β, ε, σ, gate and returns went in a run: the logs' means in a small file, a table, a figure.
 
-    python analysis/controllers.py collect runs/Hopper-v4__mcmcpo_hmc_continuous__1__1795612719    # -> results/mcmcpo/
-    python analysis/controllers.py table results/mcmcpo/*.csv
-    python analysis/controllers.py draw results/mcmcpo/*.csv --output docs/mcmcpo.png
+    python analysis/experiments/controllers.py collect RUN                    # -> results/mcmcpo/
+    python analysis/experiments/controllers.py table results/mcmcpo/*.csv
+    python analysis/experiments/controllers.py draw results/mcmcpo/*.csv --output docs/mcmcpo.png
 
 A row of a file is the mean over seeds and over EVERY steps of what TensorBoard holds; `return` is an evaluation's,
 where there was one. ε is the mean over action dimensions. A table's row is the last tenth of a run.
 """
 
-import argparse
-import csv
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT, report
+from analysis.collect import collect
+from analysis.records import check_output, csv_text, event_logs, read_rows, write_whole
+from runtime.messages import fail
+
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
-from collect import collect
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runtime.messages import Refused, fail, tell  # isort: skip
-
-ROOT = Path(__file__).resolve().parent.parent
 EVERY = 1_000
 COLUMNS = {"distance": "D̂", "distance_target": "target", "beta": "β", "step_size": "ε", "policy_std": "σ",
            "gate": "gate", "move": "move", "return": "return"}  # fmt: skip
@@ -38,9 +37,7 @@ def column(tag: str) -> str | None:
 def logged(folder: Path) -> dict[int, dict[str, float]]:
     """{step: {column: mean}} of a run's event files."""
     cells = {}
-    for events in sorted(folder.glob("seed-*")):
-        log = EventAccumulator(str(events), size_guidance={"scalars": 0})
-        log.Reload()
+    for _, log in event_logs(folder):
         for tag in filter(column, log.Tags()["scalars"]):
             for x in log.Scalars(tag):
                 step = -(-x.step // EVERY) * EVERY
@@ -49,27 +46,20 @@ def logged(folder: Path) -> dict[int, dict[str, float]]:
 
 
 def keep(folder: Path) -> Path:
+    """Writes a run's means into results/mcmcpo/, below the comments that `collect` gives it."""
     name, text = collect([folder])
-    path = (
-        ROOT
-        / "results"
-        / "mcmcpo"
-        / name.replace("__matmul-precision-medium", "").replace("__learning-starts-1000", "")
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = [line for line in text.splitlines() if line.startswith("#")]
-    rows = [
-        ",".join([str(step), *(f"{cells[name]:.5g}" if name in cells else "" for name in COLUMNS)])
-        for step, cells in logged(folder).items()
-    ]
-    path.write_text("\n".join([*head, ",".join(["step", *COLUMNS]), *rows]) + "\n")
+    name = name.replace("__matmul-precision-medium", "").replace("__learning-starts-1000", "")
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    rows = [[step, *(f"{cells[name]:.5g}" if name in cells else "" for name in COLUMNS)]
+            for step, cells in logged(folder).items()]  # fmt: skip
+    path = ROOT / "results" / "mcmcpo" / name
+    write_whole(path, csv_text(comments, ["step", *COLUMNS], rows))
     return path
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """Columns (T,), NaN where nothing was logged."""
-    with path.open() as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    rows = read_rows(path, ("step", *COLUMNS))
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in ("step", *COLUMNS)}
 
 
@@ -80,7 +70,7 @@ def title(path: Path) -> str:
 
 
 def table(paths: list[Path]) -> str:
-    lines = ["| run | steps | D̂ (its target) | β | ε | σ | gate | returns |", "|" + " --- |" * 8]
+    lines = []
     for path in paths:
         data = read(path)
         late = data["step"] > 0.9 * data["step"][-1]
@@ -88,12 +78,8 @@ def table(paths: list[Path]) -> str:
         shown = {name: f"{values.mean():.2g}" if len(values) else "" for name, values in mean.items()}
         returns = ", ".join(f"{x:.0f}" for x in data["return"] if np.isfinite(x))
         cells = [title(path), f"{data['step'][-1]:,.0f}", f"{shown['distance']} ({shown['distance_target']})"]
-        lines.append(
-            "| "
-            + " | ".join([*cells, *(shown[x] for x in ("beta", "step_size", "policy_std", "gate")), returns])
-            + " |"
-        )
-    return "\n".join(lines)
+        lines.append([*cells, *(shown[x] for x in ("beta", "step_size", "policy_std", "gate")), returns])
+    return report.table(["run", "steps", "D̂ (its target)", "β", "ε", "σ", "gate", "returns"], lines)
 
 
 def draw(paths: list[Path], output: Path) -> None:
@@ -115,9 +101,9 @@ def draw(paths: list[Path], output: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.Parser(__doc__)
     parser.add_argument("what", choices=("collect", "table", "draw"))
-    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("paths", nargs="+", type=Path, help="run folders, or CSV files of results/mcmcpo/")
     parser.add_argument("--output", type=Path, help="the figure of draw")
     args = parser.parse_args(argv)
     if missing := [
@@ -127,14 +113,11 @@ def main(argv: list[str]) -> None:
     if args.what == "draw" and not args.output:
         fail("draw needs --output, such as --output docs/mcmcpo.png")
     if args.what == "draw":
+        check_output(args.output)
         draw(args.paths, args.output)
     else:
         print("\n".join(str(keep(path)) for path in args.paths) if args.what == "collect" else table(args.paths))
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    report.start(main)

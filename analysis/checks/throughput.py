@@ -1,10 +1,10 @@
 """Steps per second of the scripts after warm-up, beside this machine's ceiling and, if asked, a peer.
 
-    python analysis/throughput.py --num-seeds 1 4 --leapfrog-steps 2
-    python analysis/throughput.py --vs "peer/bin/python bench_peer.py Hopper-v4 3000"     # prints ".. 123.4 steps/s"
+    python analysis/checks/throughput.py --num-seeds 1 4 --leapfrog-steps 2
+    python analysis/checks/throughput.py --vs "peer/bin/python bench_peer.py Hopper-v4 3000"   # prints "123.4 steps/s"
 
 Every measurement is a process of its own that trains for --warm-up steps and then times --steps more, environment
-and acting included, evaluations not. Measurements of all cells (and the peer before each of them) are repeated
+and acting included, evaluations not. Each is told when it is made; an interrupt leaves the table so far. Measurements of all cells (and the peer before each of them) are repeated
 --rounds times in turn, because a machine's speed drifts: compare ratios, which pair measurements made side by side.
 
 The ceiling. On a CPU: the rate of products of a batch with a 256 x 256 layer, all networks side by side, by the fastest
@@ -12,10 +12,8 @@ library here at the precision of the run, or from pixels that of a convolution, 
 the replay time of the captured update and of acting, without environments and transfers (not from pixels).
 """
 
-import csv
 import dataclasses
 import datetime
-import importlib
 import json
 import math
 import os
@@ -27,18 +25,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-import tyro
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import ROOT
+from analysis.records import check_output, csv_text, module_of, read_rows, write_whole
+from analysis.report import parsed, start, table
 from runtime import device, products
 from runtime.arguments import parse
 from runtime.environments import make_env
 from runtime.logs import Logs
+from runtime.messages import fail, tell
 from runtime.run import Run
 from runtime.streams import Draws
+
+import numpy as np
+import torch
 
 
 @dataclasses.dataclass
@@ -157,7 +157,7 @@ def replay_rate(module, args) -> float:
 
 def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
     """In a process of its own: trains with a clock beside it and prints what it saw as JSON."""
-    module, stamps = importlib.import_module(script), []
+    module, stamps = module_of(script), []
     progress = Logs.progress
 
     def clocked(logs, step, line):
@@ -193,7 +193,7 @@ def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
 def processor() -> str:
     """The processor's name, with AVX-512 or without."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     number = "/".join(line.split(":")[1].strip() for line in lines[:8] if line.startswith(("cpu family", "model\t")))
     return f"{name} (family/model {number}), {torch.backends.cpu.get_cpu_capability()}"
@@ -202,91 +202,105 @@ def processor() -> str:
 def run(command: list[str], shell=False) -> str:
     done = subprocess.run(command, capture_output=True, text=True, shell=shell, cwd=os.environ.get("TMPDIR", "/tmp"))
     if done.returncode:
-        sys.exit(f"{done.stderr}throughput: {command} failed")
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        fail(f"{command if shell else ' '.join(command[2:])} failed: {said}")
     return done.stdout
 
 
 def show(path: Path) -> None:
     """Prints the table of a CSV; what describes all of its rows stands below."""
-    rows = list(csv.DictReader(path.open()))
-    about = {name: rows[0].pop(name) for name in ABOUT}
-    names = [name for name in rows[0]]
-    print("| " + " | ".join(names) + " |\n|" + " --- |" * len(names))
-    for row in rows:
-        print("| " + " | ".join(row[name] for name in names) + " |")
+    rows = read_rows(path, (*ABOUT, "script", "steps/s"))
+    if not rows:
+        fail(f"{path} holds no measurement")
+    about = {name: rows[0][name] for name in ABOUT}
+    names = [name for name in rows[0] if name not in ABOUT]
+    print(table(names, [[row[name] for name in names] for row in rows]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in about.items() if value))
 
 
-def main(args: Args) -> None:
+Cell = tuple[str, int, int]  # script, K, seeds
+
+
+def measurement(cell: Cell, args: Args) -> dict:
+    """What a process of its own sees of a cell: rate, ceiling, threads, library; and the peer's rate before it."""
+    script, steps, seeds = cell
+    peer = {}
+    if args.vs:
+        told = re.findall(r"([\d.]+) steps/s", run(args.vs, shell=True))
+        peer = {"peer": float(told[-1]) if told else fail(f'--vs {args.vs}: it printed no "123.4 steps/s"')}
+    flags = [f"--env-id={args.env_id}", f"--num-seeds={seeds}", "--cuda" if args.cuda else "--no-cuda"]
+    flags += [f"--leapfrog-steps={steps}"] * ("hpo" in script) + args.flags.split()
+    flags += [] if "--no-compile" in flags else ["--compile"]  # which a run this short would skip
+    timed = args.steps if args.cuda else max(min(100, args.steps), args.steps // seeds)
+    worker = [sys.executable, __file__, "--worker", script, str(args.warm_up), str(timed)]
+    return json.loads(run([*worker, *flags]).splitlines()[-1]) | peer
+
+
+def summary(cell: Cell, seen: dict[Cell, list[dict]], args: Args) -> dict:
+    """The row of a cell: medians of its measurements, and of ratios within a round."""
+    script, steps, seeds = cell
+    mine, rates = seen[cell], [x["rate"] for x in seen[cell]]
+    fewest = next(c for c in seen if c[:2] == cell[:2])
+    sac = next((seen[c] for c in seen if c[0] == "sac_continuous" and c[2] == seeds), None)
+    scale = [r * seeds / (x["rate"] * fewest[2]) for r, x in zip(rates, seen[fewest])]
+    row = {"script": script, "K": steps, "seeds": seeds, "steps/s": f"{statistics.median(rates):.1f}"}
+    row["seed-steps/s"] = f"{statistics.median(rates) * seeds:.1f}"
+    row["ceiling steps/s"] = f"{statistics.median(x['ceiling'] for x in mine):.1f}"
+    row["ceiling by"] = mine[0]["library"]
+    row["share"] = f"{statistics.median(x['rate'] / x['ceiling'] for x in mine):.0%}"
+    row["over fewest seeds"] = f"{statistics.median(scale):.2f}"
+    row["time over SAC"] = f"{statistics.median(s['rate'] / r for s, r in zip(sac, rates)):.2f}" if sac else ""
+    if args.vs:
+        row["peer steps/s"] = f"{statistics.median(x['peer'] for x in mine):.1f}"
+        pairs = [x["rate"] / x["peer"] for x in mine]
+        row["over the peer"] = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
+    return row
+
+
+def write(seen: dict[Cell, list[dict]], args: Args, machine: str, path: Path) -> None:
+    """The CSV of what has been measured so far."""
+    about = {"env": args.env_id, "device": machine, "threads": next(iter(seen.values()))[0]["threads"]}
+    about |= {"torch": torch.__version__, "flags": args.flags, "rounds": min(map(len, seen.values()))}
+    about |= {"peer": args.peer_name if args.vs else "", "date": datetime.date.today().isoformat()}
+    rows = [summary(cell, seen, args) | about for cell in seen]
+    write_whole(path, csv_text([], list(rows[0]), rows))
+
+
+def main(args: Args) -> int:
+    """The exit code: 130 where Ctrl-C ended it, with the table so far."""
     if args.show:
-        return show(args.show)
-    cells = [
-        (script, steps, seeds)
-        for script in args.scripts
-        for steps in (args.leapfrog_steps if "hpo" in script else (0,))
-        for seeds in args.num_seeds
-    ]
-    seen, peers = {cell: [] for cell in cells}, {cell: [] for cell in cells}
-    for _ in range(args.rounds):
-        for cell in cells:
-            script, steps, seeds = cell
-            if args.vs:
-                output = run(args.vs, shell=True)
-                peers[cell].append(float(re.findall(r"([\d.]+) steps/s", output)[-1]))
-            flags = [f"--env-id={args.env_id}", f"--num-seeds={seeds}", "--cuda" if args.cuda else "--no-cuda"]
-            flags += [f"--leapfrog-steps={steps}"] * ("hpo" in script) + args.flags.split()
-            flags += [] if "--no-compile" in flags else ["--compile"]  # which a run this short would skip
-            worker = [
-                sys.executable,
-                __file__,
-                "--worker",
-                script,
-                str(args.warm_up),
-                str(args.steps if args.cuda else max(min(100, args.steps), args.steps // seeds)),
-            ]
-            seen[cell].append(json.loads(run([*worker, *flags]).splitlines()[-1]))
+        show(args.show)
+        return 0
     machine = torch.cuda.get_device_name() if args.cuda else f"{os.cpu_count()} cores of {processor()}"
-    base = {}
-    rows = []
-    for cell in cells:
-        script, steps, seeds = cell
-        rates = [x["rate"] for x in seen[cell]]
-        ceilings = [x["ceiling"] for x in seen[cell]]
-        base.setdefault((script, steps), [r * seeds for r in rates])
-        sac = next((s for s in cells if s[0] == "sac_continuous" and s[2] == seeds), None)
-        row = {"script": script, "K": steps, "seeds": seeds, "steps/s": f"{statistics.median(rates):.1f}"}
-        row["seed-steps/s"] = f"{statistics.median(rates) * seeds:.1f}"
-        row["ceiling steps/s"] = f"{statistics.median(ceilings):.1f}"
-        row["ceiling by"] = seen[cell][0]["library"]
-        row["share"] = f"{statistics.median(r / c for r, c in zip(rates, ceilings)):.0%}"
-        row["over fewest seeds"] = f"{statistics.median(r * seeds / b for r, b in zip(rates, base[script, steps])):.2f}"
-        row["time over SAC"] = (
-            f"{statistics.median(s['rate'] / r for s, r in zip(seen[sac], rates)):.2f}" if sac else ""
-        )
-        if args.vs:
-            row["peer steps/s"] = f"{statistics.median(peers[cell]):.1f}"
-            pairs = [r / p for r, p in zip(rates, peers[cell])]
-            row["over the peer"] = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
-        rows.append(row)
-    threads = seen[cells[0]][0]["threads"]
     path = args.output or ROOT / "results/throughput" / f"{re.sub('[^A-Za-z0-9]+', '-', machine)}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"env": args.env_id, "device": machine, "threads": threads, "torch": torch.__version__, "flags": args.flags}
-    about |= {
-        "rounds": args.rounds,
-        "peer": args.peer_name if args.vs else "",
-        "date": datetime.date.today().isoformat(),
-    }
-    with path.open("w") as file:
-        writer = csv.DictWriter(file, list(rows[0] | about), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | about for row in rows)
+    check_output(path)
+    cells = [(script, steps, seeds) for script in args.scripts
+             for steps in (args.leapfrog_steps if "hpo" in script else (0,)) for seeds in args.num_seeds]  # fmt: skip
+    for script in args.scripts:
+        module_of(script)
+    if not cells or args.rounds < 1:
+        fail("nothing to measure: name --scripts, --num-seeds and --rounds of 1 or more")
+    seen, code = {}, 0
+    try:
+        for i in range(args.rounds):
+            for cell in cells:
+                found = measurement(cell, args)
+                seen.setdefault(cell, []).append(found)
+                name = f"{cell[0]}, K = {cell[1]}, {cell[2]} seeds"
+                print(f"round {i + 1} of {args.rounds}: {name}: {found['rate']:.1f} steps/s", flush=True)
+                write(seen, args, machine, path)
+    except KeyboardInterrupt:
+        if not seen:
+            raise
+        tell(f"stopped after {sum(map(len, seen.values()))} of {len(cells) * args.rounds} measurements")
+        code = 130
     show(path)
     print(f"wrote {path}")
+    return code
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         measure(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     else:
-        main(tyro.cli(Args))
+        start(lambda argv: main(parsed(Args, __doc__, argv, texts=("--flags", "--vs"))))

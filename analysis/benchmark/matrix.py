@@ -20,12 +20,24 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from analysis.benchmark.cells import (
+    ROOT,
+    SCALES,
+    Attempt,
+    Cell,
+    Outcome,
+    Place,
+    chosen,
+    is_done,
+    newest_run,
+    progress,
+    read,
+)
 from runtime import machine
-
-from cells import ROOT, SCALES, Attempt, Cell, Outcome, Place, chosen, is_done, newest_run, progress, read
-
-from runtime.environments import make_env  # isort: skip
-from runtime.messages import Refused, fail, tell  # isort: skip
+from runtime.environments import make_env
+from runtime.messages import Refused, fail, tell
 
 import torch
 from tqdm import tqdm
@@ -205,8 +217,8 @@ def run_here(todo: list[Cell], place: Place, lanes: Lanes, display: Display, sig
 # ------------------------------------------------------------------------------------------------------------ on Ray
 def task(root: str, cell, place, threads: int):
     """What a node of the cluster does; it reads the code and the runs in a folder that all nodes share."""
-    sys.path.insert(0, str(Path(root, "analysis")))
-    import cells
+    sys.path.insert(0, root)
+    from analysis.benchmark import cells
 
     outcome = cells.whole(cells.Cell(**cell), cells.Place(Path(place[0]), place[1]), threads)
     return outcome.done, outcome.said
@@ -335,9 +347,9 @@ def main(argv: list[str]) -> int:
         return 128 + signals[0]
     print(f"{len(cells) - len(failed)} of {len(cells)} cells are done", flush=True)
     if options.lines == LIST:
-        import benchmark
+        from analysis.benchmark import page  # draws, which takes a second to import
 
-        benchmark.main(["page", "--base", str(place.base)])
+        page.main(["page", "--base", str(place.base)])
     return 1 if failed else 0
 
 

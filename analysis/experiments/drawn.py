@@ -1,33 +1,32 @@
 """What evaluation plays (D9): trained agents with ρ_0 = 0, with ρ_0 drawn, and without their dynamics.
 
-    python analysis/drawn.py runs/HalfCheetah-v4__sac_hpo_continuous__1__1763720000 [more run folders ...]
-    python analysis/drawn.py RUN --output results/drawn/HalfCheetah-v4.csv
-    python analysis/drawn.py --show results/drawn/*.csv         # the table of files that --output wrote
+    python analysis/experiments/drawn.py runs/HalfCheetah-v4__sac_hpo_continuous__1__1763720000 [more run folders ...]
+    python analysis/experiments/drawn.py RUN --output results/drawn/HalfCheetah-v4.csv
+    python analysis/experiments/drawn.py --show results/drawn/*.csv         # the table of files that --output wrote
 
 Every policy plays the same starts, a_0 the mean's in all: ρ_0 = 0 as evaluation has it; ρ_0 by training's momentum, and
-by exploration's, on its schedule; and the base mean alone. Runs of analysis/readings.py are played by their arm's
+by exploration's, on its schedule; and the base mean alone. Runs of readings.py are played by their arm's
 agent. Differences are to ρ_0 = 0, seed by seed, with Student's 95% interval.
 """
 
-import csv
 import dataclasses
-import json
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from analysis import records
+from analysis.experiments.readings import ARMS, hpo
+from analysis.play import START, load
+from analysis.report import ends, parsed, spread, start, table
+from runtime.environments import make_env
+from runtime.evaluation import evaluate
+from runtime.messages import fail
 
 import numpy as np
 import torch
 import tyro
-from collect import command, variant
-from play import START, load  # which finds runtime/ too
-from readings import ARMS, hpo
-from scipy import stats
-from tables import interval, spread, table
 
-from runtime.environments import make_env  # isort: skip
-from runtime.evaluation import evaluate  # isort: skip
-from runtime.messages import Refused, fail, tell  # isort: skip
-
+PROGRAM = "analysis/experiments/drawn.py"
 COLUMNS = "environment", "script", "step", "policy", "seed", "return"
 
 
@@ -35,6 +34,7 @@ COLUMNS = "environment", "script", "step", "policy", "seed", "return"
 class Args:
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()  # runs' folders, of sac_hpo_continuous.py or its arms
     episodes: int = 10  # episodes of each seed and policy
+    env_id: str | None = None  # the environment once more, if it is one that imports a module
     output: Path | None = None  # keep the means of each seed in this CSV
     show: tuple[Path, ...] = ()  # play nothing, print the table of these CSVs
 
@@ -63,13 +63,12 @@ def policies(agent) -> dict:
     }
 
 
-def armed(folder: Path):
+def armed(folder: Path, env_id: str | None = None):
     """A run's agent, of its arm's class."""
-    path, plain = folder / "config.json", hpo.Agent
-    arm = json.loads(path.read_text())["args"].get("exp_name") if path.is_file() else None
-    hpo.Agent = ARMS.get(arm, plain)
+    plain = hpo.Agent
+    hpo.Agent = ARMS.get(records.config_of(folder)["args"].get("exp_name"), plain)
     try:
-        return load(folder)
+        return load(folder, env_id=env_id)
     finally:
         hpo.Agent = plain
 
@@ -97,17 +96,36 @@ def means(rows: list[dict]) -> str:
         first = next(iter(values))
         for name, mine in values.items():
             gaps = mine - values[first]
-            cells = ["", ""] if name == first else [f"{gaps.mean():+.0f}", interval(stats.ttest_1samp, gaps, 0)]
+            cells = ["", ""] if name == first else [f"{gaps.mean():+.0f}", ends(gaps)]
             lines.append([*key, len(mine), name, spread(mine), *cells])
     head = ["environment", "script", "steps", "seeds", "evaluated with", "return", "difference to ρ0 = 0"]
     return table([*head, "95 % interval"], lines)
 
 
 def shown(paths: tuple[Path, ...]) -> str:
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        fail(f"no file {', '.join(missing)}: --show takes what --output wrote")
-    texts = [[line for line in path.read_text().splitlines() if line[0] != "#"] for path in paths]
-    return means([row for text in texts for row in csv.DictReader(text)])
+    """The table of files that --output wrote."""
+    rows = [row for path in paths for row in records.read_rows(path, COLUMNS)]
+    try:
+        return means(rows)
+    except (ValueError, KeyError) as error:  # no number, or a seed that not every policy has
+        fail(f"a file of --show is broken: {error}")
+
+
+def measured(folder: Path, args: Args) -> tuple[list[dict], list[str]]:
+    """The rows of a run, and the comments that say whose they are."""
+    config = records.config_of(folder)
+    if config["script"] != "sac_hpo_continuous" or not config["args"].get("leapfrog_steps"):
+        fail(f"{folder} is no run with dynamics that this can draw: name one of sac_hpo_continuous.py")
+    agent, arm = armed(folder, args.env_id), config["args"].get("exp_name")
+    flags = [flag for flag in records.variant(config) if not flag.startswith("matmul-precision")]
+    flags += [arm] if arm and arm != "as-is" else []
+    name = " ".join([config["script"], *(f"--{flag}" for flag in flags)])  # as tables.py has it
+    given, rows = agent.args, []
+    for policy, values in played(agent, args.episodes).items():
+        for i, value in enumerate(values):
+            numbers = given.total_timesteps, policy, given.seed + i, f"{value:.3f}"
+            rows.append(dict(zip(COLUMNS, (given.env_id, name, *numbers))))
+    return rows, records.origin(config)
 
 
 def main(args: Args) -> str:
@@ -115,33 +133,14 @@ def main(args: Args) -> str:
         return shown(args.show)
     if not args.folders or args.episodes < 1:
         fail("name run folders, or --show and CSVs" if args.episodes > 0 else "--episodes: choose 1 or more")
-    rows, head = [], []
-    for folder in args.folders:
-        agent, config = armed(folder), json.loads((folder / "config.json").read_text())
-        if config["script"] != "sac_hpo_continuous" or not agent.args.leapfrog_steps:
-            fail(f"{folder} is no run with dynamics that this can draw: name one of sac_hpo_continuous.py")
-        flags = [flag for flag in variant(config) if not flag.startswith("matmul-precision")]
-        flags += [arm] if (arm := config["args"].get("exp_name")) and arm != "as-is" else []
-        name = " ".join([config["script"], *(f"--{flag}" for flag in flags)])  # as tables.py has it
-        head += [f"# of {command(config)}", f"#   commit {config['commit']}; {config['device']}"]
-        for policy, values in played(agent, args.episodes).items():
-            for i, value in enumerate(values):
-                numbers = agent.args.total_timesteps, policy, agent.args.seed + i, f"{value:.3f}"
-                rows.append(dict(zip(COLUMNS, (agent.args.env_id, name, *numbers))))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with args.output.open("w") as file:
-            first = f"# python analysis/drawn.py, {args.episodes} episodes of each seed, the agents at the end"
-            print(first, *head, sep="\n", file=file)
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    records.check_output(args.output)
+    rows, comments = [], [f"# python {PROGRAM}, {args.episodes} episodes of each seed, the agents at the end"]
+    for _, (mine, whose) in records.each(list(args.folders), lambda folder: measured(folder, args)):
+        rows, comments = rows + mine, comments + whose
+        if args.output:  # after each, so that an interrupt loses none
+            records.write_whole(args.output, records.csv_text(comments, COLUMNS, rows))
     return means(rows)
 
 
 if __name__ == "__main__":
-    try:
-        print(main(tyro.cli(Args, description=__doc__)))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    start(lambda argv: print(main(parsed(Args, __doc__, argv))))

@@ -1,7 +1,7 @@
 """Does a run survive? Kills it at random moments and compares what it leaves; times its checkpoints.
 
-    python analysis/survival.py kill --kills 100 --script sac_hpo_continuous     # what differs in the end, to the bit
-    python analysis/survival.py cost --env-id Hopper-v4 --rows 200000            # seconds a checkpoint, share of a run
+    python analysis/checks/survival.py kill --kills 100 --script baseline1  # what differs in the end, to the bit
+    python analysis/checks/survival.py cost --rows 200000                    # seconds a checkpoint, share of a run
 
 `kill` trains once without and once with SIGKILL at random moments, each time resumed by --resume alone, and compares
 weights, optimizer states, replay, episodes and evaluations.csv of the last checkpoints. `cost` fills a replay as
@@ -9,9 +9,7 @@ a run of the default checkpoint frequency does and times each checkpoint, beside
 """
 
 import contextlib
-import csv
 import dataclasses
-import importlib
 import os
 import random
 import re
@@ -23,16 +21,18 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-import tyro
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.extend([str(ROOT), str(ROOT / "ablations")])
+from analysis.records import check_output, csv_text, module_of, write_whole
+from analysis.report import parsed, start
 from runtime.arguments import parse
 from runtime.checkpoints import Checkpoints, read_file
 from runtime.environments import Episodes, make_env
 from runtime.streams import Draws
+
+import numpy as np
+import torch
+import tyro
 
 
 @dataclasses.dataclass
@@ -53,7 +53,7 @@ class Args:
 
 def run(script: str, flags: list[str], folder: Path, kill_after: float | None = None) -> tuple[int, str, float]:
     """Exit code, folder and seconds of training of a run; SIGKILL ends it `kill_after` seconds after its start."""
-    command = [sys.executable, "-u", importlib.import_module(script).__file__, *flags]
+    command = [sys.executable, "-u", module_of(script).__file__, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env=environment)  # fmt: skip
@@ -75,7 +75,7 @@ def last_checkpoint(folder: Path) -> dict:
     state = read_file(path)
     names = [folder / "checkpoints" / "rows-{}-{}.pt".format(*span) for span in state.pop("rows")]
     state["replay"] = torch.cat([read_file(name) for name in names], dim=1)
-    return state | {"evaluations": (folder / "evaluations.csv").read_text()}
+    return state | {"evaluations": (folder / "evaluations.csv").read_text(encoding="utf-8")}
 
 
 def differences(left, right, name: str = "") -> list[str]:
@@ -112,7 +112,7 @@ def kill(
 
 def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]:
     """A row for each checkpoint of a run of one seed: rows in the replay, seconds, bytes on disk, share of the time."""
-    module = importlib.import_module(script)
+    module = module_of(script)
     args, _ = parse(module, [f"--env-id={env_id}", "--no-cuda", "--no-compile"])
     env, device = make_env(env_id), torch.device("cpu")
     obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
@@ -151,6 +151,7 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
 
 def main(args: Args) -> int:
     """The exit code: 1 if a run on a CPU differs."""
+    module_of(args.script), check_output(args.output)
     if args.what == "kill":
         with tempfile.TemporaryDirectory() as folder:
             steps = ["--total-timesteps", str(args.steps_per_kill * args.kills)]
@@ -162,12 +163,10 @@ def main(args: Args) -> int:
         rows[0] |= {"torch": torch.__version__, "differences": " ".join(differ) or "none", "largest": most}
     else:
         rows = cost(args.script, args.env_id, args.rows)
-    file = args.output.open("w") if args.output else sys.stdout
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    text = csv_text([], list(rows[0]), rows)
+    write_whole(args.output, text) if args.output else print(text, end="")
     return int(args.what == "kill" and not args.cuda and bool(differ))
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args)))
+    start(lambda argv: main(parsed(Args, __doc__, argv, texts=("--flags",))))

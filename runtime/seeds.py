@@ -1,0 +1,171 @@
+"""The seed axis. A script is written for one seed; that S of them train side by side is because of what stands here.
+
+A script builds its networks of `Linear`, its temperature of `number` and its replay of `rows`, and works in trailing
+axes: `F.relu(self.fc1(x))` is (B, in) -> (B, out) there, and `loss.mean(-1)` a number. What is built within
+`side_by_side` has a leading axis of length S besides, which no script sees. A loss is then a number for each seed; the
+gradient of their sum is each seed's own, Adam works element by element, and each seed draws from a stream of its own:
+no seed can influence another.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from runtime.messages import fail
+from runtime.products import product
+
+import torch
+import torch.nn as nn
+
+NARROW = 24  # a layer with so few outputs keeps its weights turned round: several times faster, on a CPU
+
+
+class Company:
+    """For what is built next: each seed's stream of first weights, and the device."""
+
+    streams: list[torch.Generator] = [torch.Generator()]
+    device = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def side_by_side(seeds: Iterable[int], device: torch.device) -> Iterator[None]:
+    """What is built within has a place for each seed, whose first weights are drawn by a stream of its own."""
+    before = Company.streams, Company.device
+    Company.streams, Company.device = [torch.Generator().manual_seed(seed) for seed in seeds], device
+    try:
+        yield
+    finally:
+        Company.streams, Company.device = before
+
+
+class Linear(nn.Module):
+    """PyTorch's linear layer, (.., B, in) -> (.., B, out), with a weight for each seed.
+
+    Called with several inputs it takes them for one, joined along the last axis, but computes the share of each by
+    itself: of a share that comes twice the second costs nothing, nor does a gradient that nobody asks for. With
+    copies=2 it is two layers: (B, in) -> (2, B, out) for one input, (2, B, in) -> (2, B, out) for one each.
+    """
+
+    def __init__(self, n_in: int, n_out: int, copies: int = 1):
+        super().__init__()
+        self.turned = n_out < n_in and n_out <= NARROW
+        several = (len(Company.streams), copies) if copies > 1 else (len(Company.streams),)
+        shape = (n_out, n_in) if self.turned else (n_in, n_out)
+        self.weight = nn.Parameter(torch.empty(*several, *shape, device=Company.device))
+        self.bias = nn.Parameter(torch.empty(*several, 1, n_out, device=Company.device))
+        initialise(self, as_pytorch)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        out, first = self.bias, 0
+        for x in inputs:
+            part = slice(first, first := first + x.shape[-1])
+            if x.dim() < self.weight.dim():  # one input for all copies
+                x = x.unsqueeze(-3).expand(*x.shape[:-2], self.weight.shape[1], *x.shape[-2:])
+            if self.turned:
+                out = product(self.weight[..., part], x.mT).mT + out
+            else:
+                out = product(x, self.weight[..., part, :]) + out
+        return out
+
+
+def as_pytorch(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator) -> None:
+    """The first weights (out, in) and biases (out,) of PyTorch's own layer: uniform on ±1/√in."""
+    for values in (weight, bias):
+        values.uniform_(-1 / math.sqrt(weight.shape[1]), 1 / math.sqrt(weight.shape[1]), generator=stream)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, start: Callable) -> None:
+    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed."""
+    for layer in (layer for layer in module.modules() if isinstance(layer, Linear)):
+        turned = layer.weight if layer.turned else layer.weight.mT
+        for weights, biases, stream in zip(turned, layer.bias, Company.streams):
+            copies = zip(weights, biases) if weights.dim() > 2 else [(weights, biases)]
+            for weight, bias in copies:
+                first = torch.empty(weight.shape), torch.empty(bias.shape[-1])
+                start(*first, stream)
+                weight.copy_(first[0]), bias[0].copy_(first[1])
+
+
+def number(value: float, trained: bool = True) -> nn.Parameter:
+    """One number, (1,), which training may change."""
+    return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
+
+
+def rows(flag: str, count: int, width: int, dtype=torch.float32) -> torch.Tensor:
+    """An empty table (count, width); Refused with the flag that made it so large where it does not fit."""
+    shape, device = (len(Company.streams), count, width), Company.device
+    try:
+        return torch.empty(shape, device=device, dtype=dtype)
+    except RuntimeError:
+        size = math.prod(shape) * dtype.itemsize * 1e-9
+        fail(f"{flag}: {size:.1f} GB for all seeds do not fit on {device}; choose fewer")
+
+
+def take(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """table[index], each seed of its own: (C, w), (B,) -> (B, w)."""
+    offset = table.shape[1] * torch.arange(len(table), device=table.device)[:, None]
+    return table.flatten(0, 1).index_select(0, (index + offset).flatten()).view(*index.shape, -1)
+
+
+def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
+    """Moves a target network a step of tau towards another: θ' ← θ' + τ (θ - θ')."""
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
+
+
+class Adam(torch.optim.Adam):
+    """PyTorch's Adam. Its state is there from the start, for checkpoints and CUDA graphs, and `minimise` goes past
+    torch.optim's bookkeeping to the fused kernel: on networks this small that takes longer than the kernel."""
+
+    compiler = staticmethod(lambda function: function)  # what makes a function fast, set by a run
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)):
+        super().__init__(parameters, lr=lr, betas=betas, fused=True, capturable=Company.device.type == "cuda")
+        (group,) = self.param_groups
+        self.trained, self.settings, self.functions = group["params"], {}, {}
+        for p in self.trained:
+            step = torch.zeros((), device=p.device)
+            self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        self.columns = [[self.state[p][name] for p in self.trained] for name in ("exp_avg", "exp_avg_sq", "step")]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What a checkpoint keeps of it."""
+        return [x for column in self.columns for x in column]
+
+    def minimise(self, loss: Callable[..., tuple[torch.Tensor, dict]], *inputs) -> dict[str, torch.Tensor]:
+        """One step on what `loss` returns first for these inputs, a number. What it returns second, by name."""
+        name = loss.__name__
+        if name not in self.functions:
+            self.functions[name] = self.compiler(self.with_gradients(loss))
+        seen, gradients = self.functions[name](*inputs)
+        self.apply(gradients)
+        return seen
+
+    def with_gradients(self, loss: Callable) -> Callable:
+        def compute(*inputs):
+            value, seen = loss(*inputs)
+            gradients = torch.autograd.grad(value.sum(), self.trained)
+            return {name: x.detach() for name, x in seen.items()}, gradients
+
+        return compute
+
+    @torch.no_grad()
+    def apply(self, gradients: tuple[torch.Tensor, ...]) -> None:
+        """PyTorch's `step` with these gradients."""
+        (group,), (means, squares, steps) = self.param_groups, self.columns
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            self.trained, gradients, means, squares, [], steps, lr=group["lr"], beta1=group["betas"][0],
+            beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
+def optimizers(agent: nn.Module) -> list[Adam]:
+    """The optimizers among an agent's attributes."""
+    return [x for x in vars(agent).values() if isinstance(x, Adam)]
+
+
+def everything(agent: nn.Module) -> list[torch.Tensor]:
+    """All that training changes: parameters, targets among them, and what the optimizers keep."""
+    return [p.data for p in agent.parameters()] + [x for optimizer in optimizers(agent) for x in optimizer.tensors()]
