@@ -56,14 +56,14 @@ def table(script: ModuleType, env_id: str) -> tuple[str, dict]:
     return script.table(env_id) if hasattr(script, "table") else ("", {})
 
 
-def parse(script: ModuleType, argv: list[str]) -> tuple[RunArgs, dict[str, str]]:
+def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tuple[RunArgs, dict[str, str]]:
     """A script's arguments in force, and where each comes from: the command line, which wins, its table, or a default.
 
     With --resume they are the run's own, and Refused if the command line contradicts them.
     """
     given = flags.given(script.Args, argv)
     asked, folder = given.pop("help", False), given.get("resume")
-    config = resumed_config(script, folder) if folder else None
+    config = resumed_config(script, folder, program) if folder else None
     env_id = given.get("env_id", script.Args.env_id)
     if config and ":" in config["args"]["env_id"] and env_id != config["args"]["env_id"]:  # a stranger's, perhaps
         own = config["args"]["env_id"]
@@ -95,19 +95,14 @@ def grouped(cls: type) -> dict[str, list[str]]:
     return {"method": [f.name for f in dataclasses.fields(cls) if f.name not in every], "run": run} | others
 
 
-def own_program(script: ModuleType) -> str | None:
-    """The command that runs a changed script, which that has set as PROGRAM; none if the script itself runs."""
-    return getattr(script, "PROGRAM", None)
-
-
-def resumed_config(script: ModuleType, folder: str) -> dict:
-    """config.json of the run in a folder, which must be the script's own."""
+def resumed_config(script: ModuleType, folder: str, program: str | None) -> dict:
+    """config.json of the run in a folder, which must be the script's own, or the program's that runs it changed."""
     try:
         config = json.loads(Path(folder, "config.json").read_text())
         if (name := config["script"]) != Path(script.__file__).stem:
             fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
-        if (program := config.get("program")) != own_program(script):
-            fail(f"--resume {folder} is a run of {program or name + '.py'}: resume it with that")
+        if (own := config.get("program")) != program:
+            fail(f"--resume {folder} is a run of {own or name + '.py'}: resume it with that")
         hints, default = get_type_hints(script.Args), script.Args()
         config["args"] = args = {name: getattr(default, name) for name in LATER} | config["args"]
         config["source"] = dict.fromkeys(LATER, "default") | config["source"]

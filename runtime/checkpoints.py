@@ -40,54 +40,10 @@ def read_file(path: Path):
     return torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
 
 
-class Ring:
-    """What a checkpoint keeps of a replay that is one tensor `rows` (S, capacity, ..), and how it comes back."""
-
-    def __init__(self, replay):
-        self.replay = replay
-
-    def places(self, start: int, stop: int) -> torch.Tensor:
-        return torch.arange(start, stop, device=self.replay.rows.device) % self.replay.rows.shape[1]
-
-    def part(self, start: int, stop: int) -> torch.Tensor:
-        return self.replay.rows[:, self.places(start, stop)].cpu()
-
-    def put(self, start: int, stop: int, part: torch.Tensor) -> None:
-        self.replay.rows[:, self.places(start, stop)] = part.to(self.replay.rows)
-
-    def resumed(self, added: int) -> None:
-        self.replay.added = added
-        self.replay.size.fill_(min(added, self.replay.rows.shape[1]))
-
-
-class FrameRing(Ring):
-    """The same of a replay whose rows end in an observation's number and age, of `frames` (runtime/frames.py)."""
-
-    def part(self, start: int, stop: int) -> dict:
-        ring, rows, frames = self.replay.frames.ring, super().part(start, stop), []
-        for i, (first, last) in enumerate(zip(rows[:, 0], rows[:, -1])):
-            span = torch.arange(int(first[-2] - min(first[-1], 2)), int(last[-2]) + 2)
-            frames.append(ring[i, (span % ring.shape[1]).to(ring.device)].cpu())
-        return {"rows": rows, "frames": frames}
-
-    def put(self, start: int, stop: int, part: dict) -> None:
-        kept, numbers = self.replay.frames, part["rows"][..., -2].long()
-        super().put(start, stop, part["rows"])
-        kept.numbers[:, self.places(start, stop).cpu().numpy()] = numbers.numpy()
-        for i, frames in enumerate(part["frames"]):
-            kept.newest[i] = int(numbers[i, -1]) + 1
-            span = torch.arange(kept.newest[i] + 1 - len(frames), kept.newest[i] + 1) % kept.ring.shape[1]
-            kept.ring[i, span.to(kept.ring.device)] = frames.to(kept.ring)
-
-    def resumed(self, added: int) -> None:
-        self.replay.added = added
-        self.replay.size.copy_(self.replay.frames.whole(added))
-
-
 class Checkpoints:
     """The two newest checkpoints of a run, and the lock that keeps a second process out.
 
-    A replay has `rows` (S, capacity, ..), a ring, and `added`, the rows ever put in. Rows lie in files of their own,
+    The replay is a Ring (runtime/replay.py). Rows lie in files of their own,
     each what was new at a checkpoint, so that a checkpoint writes nothing twice.
     """
 
@@ -108,7 +64,7 @@ class Checkpoints:
         saved, oldest = rows[-1][1] if rows else 0, max(0, step - capacity)
         if step > saved:
             start = max(oldest, saved)
-            write_file(self.folder / f"rows-{start}-{step}.pt", self.ring(replay).part(start, step))
+            write_file(self.folder / f"rows-{start}-{step}.pt", replay.part(start, step))
             rows = [*(span for span in rows if span[1] > oldest), (start, step)]
         name = f"step-{step}.pt"
         write_file(self.folder / name, state | {"rows": rows})
@@ -117,10 +73,6 @@ class Checkpoints:
         for path in self.own(r"(step-\d+|rows-\d+-\d+)\.(pt|part)"):
             if path.name not in needed:
                 path.unlink()
-
-    @staticmethod
-    def ring(replay):
-        return FrameRing(replay) if hasattr(replay, "frames") else Ring(replay)
 
     def own(self, pattern: str) -> list[Path]:
         """Files of this run by their exact names: no folder, nothing behind a link, nothing that somebody put here."""
@@ -135,7 +87,7 @@ class Checkpoints:
             try:
                 state = read_file(path)
                 for start, stop in state["rows"]:
-                    self.ring(replay).put(start, stop, read_file(self.folder / f"rows-{start}-{stop}.pt"))
+                    replay.put(start, stop, read_file(self.folder / f"rows-{start}-{stop}.pt"))
                 restore(state)
             except BAD_CONTENT as error:
                 if out_of(error):  # no fault of the file's
@@ -143,7 +95,7 @@ class Checkpoints:
                 said = " ".join(str(error).split())[:200]
                 tell(f"{said if type(error) is ValueError else repr(said)}: {path.name} cannot be used")
                 continue
-            self.ring(replay).resumed(state["step"])
+            replay.resumed(state["step"])
             self.kept = [(path.name, state["rows"])]
             return state
         table = self.folder.parent / "evaluations.csv"

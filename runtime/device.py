@@ -2,26 +2,16 @@
 
 import contextlib
 import ctypes
-import math
+import functools
 import time
 import warnings
 
 from runtime import machine
-from runtime.messages import fail
+from runtime.seeds import everything, optimizers
 
 import numpy as np
 import torch
-
-
-def allocate(flag: str, *shape: int, device: torch.device, dtype=torch.float32) -> torch.Tensor:
-    """An empty tensor; Refused with the name of the flag that made it so large where it does not fit."""
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        if device.type == "cpu" and size > machine.memory():  # which the system would promise, and kill for later
-            raise RuntimeError
-        return torch.empty(shape, device=device, dtype=dtype)
-    except RuntimeError:
-        fail(f"{flag}: {size * 1e-9:.1f} GB for all seeds do not fit on {device}; choose fewer")
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Upload:
@@ -72,9 +62,9 @@ class Recorded:
     def __init__(self, function, agent):
         self.function, self.agent, self.graph = function, agent, None
 
-    def __call__(self, *inputs: torch.Tensor):
+    def __call__(self, *inputs):
         if self.graph is None:
-            self.inputs, kept = [x.clone() for x in inputs], [(x, x.clone()) for x in self.agent.tensors()]
+            self.inputs, kept = tree_map(torch.clone, inputs), [(x, x.clone()) for x in everything(self.agent)]
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -86,7 +76,7 @@ class Recorded:
                 self.outputs = self.function(*self.inputs)
             for x, old in kept:
                 x.copy_(old)
-        for mine, new in zip(self.inputs, inputs):
+        for mine, new in zip(tree_leaves(self.inputs), tree_leaves(inputs)):
             mine.copy_(new, non_blocking=True)
         self.graph.replay()
         return self.outputs
@@ -94,32 +84,33 @@ class Recorded:
 
 def warm_up(agent, draws, shape: tuple[int, ...], act, *learns) -> float:
     """Acts and learns once, so that all is compiled before the run begins; puts back what that changed. The seconds."""
-    start, kept = time.monotonic(), [(x, x.clone()) for x in agent.tensors()]
-    acting, updating, uniform = draws.step(0)  # not copies, whose strides would be others
-    act(torch.zeros(shape, device=acting.device), acting)
+    start, kept = time.monotonic(), [(x, x.clone()) for x in everything(agent)]
+    numbers = draws.step(0)  # not copies, whose strides would be others
+    act(torch.zeros(shape, device=numbers.uniform.device), numbers.acting)
     for learn in learns:
-        learn(uniform, updating)
+        learn(numbers.uniform, numbers.updating)
     for x, old in kept:
         x.copy_(old)
     return time.monotonic() - start
 
 
-def fast(agent, *learns) -> tuple:
-    """An agent's acting, its ways to learn, and the policies of evaluations, as fast as arguments and machine allow.
-
-    The methods that `agent.COMPILED` names are replaced by compiled ones.
-    """
-    if agent.args.compile:
+def fast(args, agent, *learns) -> tuple:
+    """An agent's acting, (S, ds) -> (S, d), its ways to learn, and the policies of evaluations, as fast as arguments
+    and machine allow: acting and each loss with its gradients are compiled."""
+    act = agent.act
+    if args.compile:
         warnings.filterwarnings("ignore", "TensorFloat32")  # whose 10 bits of precision nobody asked for
         torch._dynamo.config.trace_autograd_ops = True  # so that a loss and its gradients become one graph
-        options = None if agent.args.cuda else {"cpp_wrapper": True}  # calls each kernel from C++, not from Python
-        for name in agent.COMPILED:
-            setattr(agent, name, torch.compile(getattr(agent, name), dynamic=False, options=options))
+        options = None if args.cuda else {"cpp_wrapper": True}  # calls each kernel from C++, not from Python
+        compiler = functools.partial(torch.compile, dynamic=False, options=options)
+        act = compiler(act)
+        for optimizer in optimizers(agent):
+            optimizer.compiler = compiler
     with contextlib.suppress(OSError, AttributeError):  # glibc: keep freed memory, whose return costs page faults
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     names = [f"learn {i}" for i in range(len(learns))]
-    functions = {"act": agent.act} | dict(zip(names, learns)) | agent.readings()
-    if agent.args.cuda and agent.args.cuda_graphs:
+    functions = {"act": lambda obs, noise: act(obs[:, None], noise)[:, 0]} | dict(zip(names, learns)) | agent.policies()
+    if args.cuda and args.cuda_graphs:
         functions = {name: Recorded(function, agent) for name, function in functions.items()}
     return functions.pop("act"), *(functions.pop(name) for name in names), functions

@@ -49,12 +49,12 @@ def quiet():
 
 def make_env(env_id: str, render_mode: str | None = None, args=None) -> gym.Env:
     """An environment whose observations are vectors and whose actions are normalised to [-1, 1] (D6); refuses what the
-    networks cannot serve. A script whose arguments have an `action_repeat` sees by a camera."""
+    networks cannot serve. A script whose arguments say CAMERA sees by one."""
     options, limit = getattr(args, "env_kwargs", None) or {}, getattr(args, "max_episode_steps", 0)
     named = f"--env-id {env_id}" + (f" with --env-kwargs {json.dumps(options)}" if options else "")
     if taken := OURS & options.keys():
         fail(f"--env-kwargs: {min(taken)} is the run's own; see --max-episode-steps, --capture-video and --seed")
-    sees = hasattr(args, "action_repeat")
+    sees = getattr(args, "CAMERA", False)
     if not sees and not env_id.startswith(PREFIX):
         return normalised(registered(env_id, render_mode, options, limit, named))
     if render_mode == "human":

@@ -114,10 +114,10 @@ class Logs:
 
     def pictures(self, step: int, agent, replay) -> None:
         """Images of an agent that sees, (S, 3, H, W) in [0, 1], of eight rows from all over the replay."""
-        if hasattr(agent, "pictures") and replay.added:
+        if replay.added:
             uniform = torch.arange(8, dtype=torch.double, device=replay.rows.device) / 8
             images = agent.pictures(replay.sample(uniform.expand(len(self.seeds), -1))[0])
-            for writer, image in zip(self.writers, images.cpu()):
+            for writer, image in zip(self.writers, () if images is None else images.cpu()):
                 writer.add_image("eval/reconstructions", image, step)
 
     def evaluation(self, step: int, results: dict) -> None:

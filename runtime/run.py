@@ -13,13 +13,14 @@ from types import ModuleType
 
 from runtime import device, machine, products
 from runtime.agents import Agents, faults
-from runtime.arguments import RunArgs, check, own_program, parse, skip_compiling
+from runtime.arguments import RunArgs, check, parse, skip_compiling
 from runtime.checkpoints import Checkpoints
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import Evaluation
 from runtime.logs import Logs, describe, header, new_folder
 from runtime.messages import Fault, Refused, fail, out_of, tell, tell_notes
-from runtime.streams import Draws
+from runtime.seeds import everything, side_by_side
+from runtime.streams import Draws, Numbers
 from runtime.trial import seed_globals
 
 import numpy as np
@@ -29,10 +30,13 @@ LOG_EVERY = 500  # steps between two rows of losses
 GRACE = 30.0  # seconds that a step may still take once a signal has come
 
 
-def launch(script: ModuleType, argv: list[str] | None = None) -> int:
-    """Runs a script with a command line; the exit code. Bad input ends with one line, code 2, and nothing written."""
+def launch(script: ModuleType, argv: list[str] | None = None, agent: type | None = None, program: str = "") -> int:
+    """Runs a script with a command line; the exit code. Bad input ends with one line, code 2, and nothing written.
+
+    `agent` takes the place of the script's own, for an experiment; `program` is the command that runs it so."""
     try:
-        return Run(script, *parse(script, sys.argv[1:] if argv is None else argv)).train()
+        args, source = parse(script, sys.argv[1:] if argv is None else argv, program or None)
+        return Run(script, args, source, agent, program).train()
     except Refused as refusal:
         tell(refusal)
         return 2
@@ -46,8 +50,8 @@ class Run:
     """One run of a script. Its `train` calls, in this order, `environments`, `fast`, and in the loop over `steps`
     `numbers` and `record`."""
 
-    def __init__(self, script: ModuleType, args: RunArgs, source: dict[str, str] | None = None):
-        self.script, self.path = script, Path(script.__file__)
+    def __init__(self, script: ModuleType, args: RunArgs, source: dict[str, str] | None = None, agent=None, program=""):
+        self.script, self.path, self.instead, self.program = script, Path(script.__file__), agent, program
         self.source = dict(source or dict.fromkeys(vars(args), "default"))
         args = skip_compiling(args, self.source)
         check(args, script.LIMITS)
@@ -74,17 +78,22 @@ class Run:
             args.env_id = self.envs.envs[0].spec.id
         return self.envs
 
+    def side_by_side(self, kind, *inputs):
+        """An object of the script's, built so that it serves all seeds (runtime/seeds.py)."""
+        with side_by_side(self.seeds, self.device):
+            return (self.instead or kind)(*inputs) if kind is self.script.Agent else kind(*inputs)
+
     def fast(self, agent, *learns) -> tuple:
         """Acting, (S, ds) array and noise -> (S, d) actions, and each way of learning, as fast as the flags say."""
         self.agent, self.draws = agent, Draws(self.seeds, *agent.noise_shapes(), self.args.batch_size, self.device)
-        act, *learns, self.policies = device.fast(agent, *learns)
+        act, *learns, self.policies = device.fast(self.args, agent, *learns)
         if self.args.compile:
             print("compiling, about half a minute ...", flush=True)
             device.warm_up(agent, self.draws, self.envs.obs.shape, act, *learns)
         return device.Acting(act, self.envs.obs.shape, self.device), *learns
 
-    def numbers(self, step: int) -> list[torch.Tensor]:
-        """The random numbers of a step: normal for acting and for updating, uniform for drawing the batch."""
+    def numbers(self, step: int) -> Numbers:
+        """The random numbers of a step: normal ones for acting and for updating, uniform ones for drawing the batch."""
         return self.draws.step(step)
 
     def record(self, seen: dict[str, torch.Tensor]) -> None:
@@ -127,7 +136,7 @@ class Run:
             state = self.checkpoints.load(replay, self.restore) if args.resume else {}
             if state:
                 self.envs.load(state["episodes"])
-            config = describe(self.path, args, self.source) | {"program": own_program(self.script)}
+            config = describe(self.path, args, self.source) | {"program": self.program or None}
             columns = [f"return_{name}" for name in list(self.policies)[1:]]
             self.logs = Logs(self.folder, config, self.seeds, columns, self.envs.count, state.get("csv", ""))
         except Exception as error:
@@ -150,7 +159,7 @@ class Run:
         lengths = {len(episodes["numbers"]), len(episodes["actions"]), len(episodes["obs"])}
         if lengths != {len(self.seeds)} or episodes["count"] != state["step"] or "pending" not in episodes:
             raise ValueError("episodes of another run")
-        for mine, kept in zip(self.agent.tensors(), state["agent"], strict=True):
+        for mine, kept in zip(everything(self.agent), state["agent"], strict=True):
             if mine.shape != kept.shape:
                 raise ValueError(f"a tensor of shape {[*kept.shape]} where the agent has {[*mine.shape]}")
             mine.copy_(kept)
@@ -160,7 +169,7 @@ class Run:
     def save(self) -> None:
         """A checkpoint: all that the run needs to go on as if nothing had happened, and the logs that it counts on."""
         self.refuse_faults(self.agent.metrics(self.seen) if self.seen else {})
-        state = {"step": self.envs.count, "evaluated": self.evaluated, "agent": self.agent.tensors()}
+        state = {"step": self.envs.count, "evaluated": self.evaluated, "agent": everything(self.agent)}
         state |= {"episodes": self.envs.state(), "csv": self.logs.sync(), "last": self.logs.last}
         self.checkpoints.save(state | {"best": self.agents.best}, self.replay)
         self.saved = self.envs.count
@@ -254,7 +263,7 @@ class Run:
     def go_on(self) -> str:
         """The command that resumes, on a line of its own, if there is a folder."""
         folder = self.args.resume or (self.logs and self.folder)
-        program = own_program(self.script) or shlex.quote(os.path.relpath(self.script.__file__))
+        program = self.program or shlex.quote(os.path.relpath(self.script.__file__))
         return f"\ngo on with: python {program} --resume {shlex.quote(str(folder))}" if folder else ""
 
     def close(self) -> None:

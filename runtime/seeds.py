@@ -10,6 +10,7 @@ no seed can influence another.
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar
 
 from runtime.messages import fail
 from runtime.products import product
@@ -23,7 +24,7 @@ NARROW = 24  # a layer with so few outputs keeps its weights turned round: sever
 class Company:
     """For what is built next: each seed's stream of first weights, and the device."""
 
-    streams: list[torch.Generator] = [torch.Generator()]
+    streams: ClassVar = [torch.Generator()]
     device = torch.device("cpu")
 
 

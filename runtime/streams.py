@@ -6,6 +6,8 @@ environment one integer of 112 bits. A seed draws the same whichever seeds run b
 """
 
 import math
+from collections import namedtuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,14 +31,23 @@ def gpu_seed(seed: int, block: int) -> int:
     return seed << 32 | block
 
 
-class Draws:
-    """The random numbers of each step, drawn for BLOCK steps at once."""
+class Numbers(NamedTuple):
+    """The random numbers of a step: normal ones by name, (S, ..) each, and uniform ones (S, B) in [0, 1)."""
 
-    def __init__(self, seeds: range, acting: tuple, updating: tuple, batch: int, device: torch.device):
+    acting: NamedTuple
+    updating: NamedTuple
+    uniform: torch.Tensor
+
+
+class Draws:
+    """The random numbers of each step, drawn for BLOCK steps at once. `acting` and `updating` are shapes by name."""
+
+    def __init__(self, seeds: range, acting: dict, updating: dict, batch: int, device: torch.device):
         self.seeds, self.block = seeds, -1
         self.stream = torch.Generator(device) if device.type == "cuda" else None
-        self.shapes, self.split = (acting, updating), math.prod(acting)
-        self.normal = torch.empty(len(seeds), BLOCK, self.split + math.prod(updating), device=device)
+        self.kinds = [namedtuple("Noise", shapes)(*shapes.values()) for shapes in (acting, updating)]
+        self.sizes = [math.prod(shape) for shapes in (acting, updating) for shape in shapes.values()]
+        self.normal = torch.empty(len(seeds), BLOCK, sum(self.sizes), device=device)
         self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
 
     def draw(self, block: int) -> None:
@@ -49,13 +60,12 @@ class Draws:
                 numbers, out = stream(seed, block, 0, NOISE), normal.numpy()
                 numbers.standard_normal(out=out, dtype=out.dtype), numbers.random(out=uniform.numpy())
 
-    def step(self, step: int) -> list[torch.Tensor]:
-        """The numbers of a step: normal (S, *acting) and (S, *updating), uniform (S, batch) in [0, 1)."""
+    def step(self, step: int) -> Numbers:
         if self.block != step // BLOCK:
             self.draw(step // BLOCK)
-        normal, uniform = self.normal[:, step % BLOCK], self.uniform[:, step % BLOCK]
-        parts = zip((normal[:, : self.split], normal[:, self.split :]), self.shapes)
-        return [part.view(-1, *shape) for part, shape in parts] + [uniform]
+        parts = iter(self.normal[:, step % BLOCK].split(self.sizes, dim=1))
+        noise = [kind._make(next(parts).view(len(self.seeds), *shape) for shape in kind) for kind in self.kinds]
+        return Numbers(*noise, self.uniform[:, step % BLOCK])
 
 
 def windows(table: torch.Tensor, uniform: torch.Tensor, size: int) -> torch.Tensor:

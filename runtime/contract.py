@@ -1,0 +1,45 @@
+"""What a run asks of a script, written once: its module, its agent and its replay.
+
+A script is a module with
+
+    Args        a dataclass of the method's flags, on top of RunArgs, each with a line of help; `batch_size` among them
+    LIMITS      smallest and largest value of each number among them
+    Agent       a Learner, made as Agent(args, obs_dim, act_dim)
+    train       train(args, run), the loop; it asks `run` for environments and agents and plays a step for each of
+                `run.steps(replay)`, where the replay is a Ring (runtime/replay.py)
+    table       optional: table(env_id) gives the name of a paper's row and its values, which become the defaults
+
+and it ends with `sys.exit(launch(sys.modules[__name__]))`.
+"""
+
+from collections.abc import Callable
+
+import torch.nn as nn
+from torch import Tensor
+
+
+class Learner(nn.Module):
+    """An agent, written for one seed: networks of runtime/seeds.py's layers, and Adams of the same file.
+
+    Whatever training changes is a parameter or belongs to an optimizer among the attributes: a checkpoint keeps both.
+    """
+
+    def noise_shapes(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
+        """Shapes of the standard normal numbers that a step needs, by name: to act, and to update."""
+        raise NotImplementedError
+
+    def act(self, obs: Tensor, noise) -> Tensor:
+        """Exploration: an action (1, d) in [-1, 1] at a state (1, ds). `noise` has the numbers by name."""
+        raise NotImplementedError
+
+    def policies(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """What an evaluation plays, by name, with the noise off: (B, ds) -> (B, d). The first is the one that counts."""
+        raise NotImplementedError
+
+    def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What updates saw, as numbers under CleanRL's metric names."""
+        raise NotImplementedError
+
+    def pictures(self, obs: Tensor) -> Tensor | None:
+        """For TensorBoard, an image (3, H, W) in [0, 1] of eight observations from all over the replay."""
+        return None
