@@ -231,9 +231,8 @@ class Run:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            if not self.signals.overdue and not any(
-                faults(self.agent, {}, self.seeds)
-            ):  # else agent.pt stays what it was
+            torn = self.signals.overdue or any(faults(self.agent, {}, self.seeds))
+            if not torn:  # else agent.pt stays what it was
                 self.agents.last(self.envs.count)
         self.evaluation.close()
         for env in self.envs.envs:
