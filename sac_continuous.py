@@ -67,17 +67,10 @@ TABLE = {  # HPO Table 3
     "HumanoidFlagrunHarderBullet": dict(alpha=0.05),
 }
 LIMITS = {  # smallest and largest value of each number
-    "random_steps": (0, 10**12),
-    "learning_starts": (0, 10**12),
-    "batch_size": (1, 10**6),
-    "buffer_size": (1, 10**10),
-    "gamma": (0, 1),
-    "tau": (1e-9, 1),
-    "policy_lr": (1e-12, 1),
-    "q_lr": (1e-12, 1),
-    "alpha": (1e-9, 1e6),
+    "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6),
     "policy_layers": (1, 2),
-}
+}  # fmt: skip
 
 
 def table(env_id: str) -> tuple[str, dict]:
@@ -257,10 +250,8 @@ def train(args: Args, run: Run) -> None:
     act, learn = run.fast(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
     for step in run.steps(replay):
         numbers = run.numbers(step)
-        if step < args.random_steps:
-            action = envs.random_actions()
-        else:
-            action = act(envs.obs, numbers.acting)  # lines 3, 4
+        random = step < args.random_steps
+        action = envs.random_actions() if random else act(envs.obs, numbers.acting)  # lines 3, 4
         if step >= max(args.learning_starts, 1):
             run.record(learn(numbers.uniform, numbers.updating))  # lines 7 to 10; on a GPU while the environment steps
         replay.add(*envs.step(action))  # lines 5, 6

@@ -17,6 +17,7 @@ products.py      matrix products by the fastest library, at the precision asked 
 agents.py        agent.pt, the best weights, those of every evaluation
 checkpoints.py   files that are whole or absent, --resume
 logs.py          the run's folder: config.json, evaluations.csv, TensorBoard, W&B, terminal
+signals.py       what a signal ends, and when
 run.py           the loop around a script's `train`: evaluation, checkpoints, signals, faults
 
 A script is a module with `Args`, `LIMITS`, `train(args, run)` and, where a paper has one, `table(env_id)`; its agent

@@ -127,6 +127,8 @@ def fits(value, hint) -> bool:
         return value in get_args(hint)
     if get_args(hint):  # a union
         return any(fits(value, option) for option in get_args(hint))
+    if hint is dict:  # of JSON
+        return isinstance(value, dict) and value == flags.through_json(value)
     kinds = {float: (int, float), Path: ()}.get(hint, hint)
     return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
 

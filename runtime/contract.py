@@ -33,7 +33,7 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def policies(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """What an evaluation plays, by name, with the noise off: (B, ds) -> (B, d). The first is the one that counts."""
+        """What an evaluation plays, by name, with the noise off: (B, ds) -> (B, d). The first counts."""
         raise NotImplementedError
 
     def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ import functools
 import time
 import warnings
 
-from runtime import machine
 from runtime.seeds import everything, optimizers
 
 import numpy as np

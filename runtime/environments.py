@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import difflib
 import functools
+import gc
 import importlib
 import importlib.util
 import json
@@ -97,7 +98,11 @@ def registered(env_id: str, mode: str | None, options: dict, limit: int, named: 
     except Refused:
         raise
     except Exception as error:  # a missing simulator, a malformed name, no way to render
-        fail(f"{named} cannot be made{' to be drawn' if mode else ''}: {said(error)}{advice(mode, error)}")
+        why = said(error) + advice(mode, error)
+        with quiet():  # half a renderer complains when it goes
+            env = error.__traceback__ = error.__context__ = error.__cause__ = None
+            gc.collect()
+        fail(f"{named} cannot be made{' to be drawn' if mode else ''}: {why}")
     if not needs.repeats:
         note(f"{named} does not repeat an episode from its seed: its runs do not repeat, and a resumed one parts")
     return fitted(env, named)

@@ -72,6 +72,14 @@ def value_of(text: str):
         return text
 
 
+def through_json(value):
+    """A value as config.json keeps it; None where it cannot."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return None
+
+
 class Switch(argparse.Action):
     """--name, --no-name, and --name True or False."""
 

@@ -37,8 +37,16 @@ class Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        to_x, to_weight = ctx.needs_input_grad
+        to_x, to_weight = map(wanted, ctx.next_functions, ctx.needs_input_grad)
         return multiply(grad, weight.mT) if to_x else None, multiply(x.mT, grad) if to_weight else None
+
+
+def wanted(function: tuple, needed: bool) -> bool:
+    """Whether a gradient is asked for: outside a compiled graph, which drops what nobody reads, autograd would compute
+    that of the critics' weights wherever that of an action is meant."""
+    if torch.compiler.is_compiling() or not needed or function[0] is None:
+        return needed
+    return torch._C._will_engine_execute_node(function[0])
 
 
 def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -49,10 +57,10 @@ def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if k <= SHALLOW:
             return (x[..., None] * weight[..., None, :, :]).sum(-2)
         return (x[..., None, :] * weight.mT[..., None, :, :]).sum(-1)
+    shape, x, weight = (*x.shape[:-1], n), x.flatten(0, -3), weight.flatten(0, -3)
     if half and min(m, k, n) >= WIDE:
-        x, weight = x.bfloat16(), weight.bfloat16()
-    out = torch.bmm(x.flatten(0, -3), weight.flatten(0, -3))
-    return out.view(*x.shape[:-1], n).float()
+        return torch.bmm(x.bfloat16(), weight.bfloat16()).float().view(shape)
+    return torch.bmm(x, weight).view(shape)
 
 
 def choose(precision: str, wanted: str, device: torch.device, resumed: bool = False) -> str:

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from runtime.evaluation import Evaluation
 from runtime.logs import Logs, describe, header, new_folder
 from runtime.messages import Fault, Refused, fail, out_of, tell, tell_notes
 from runtime.seeds import everything, side_by_side
+from runtime.signals import Overdue, Signals
 from runtime.streams import Draws, Numbers
 from runtime.trial import seed_globals
 
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 
 LOG_EVERY = 500  # steps between two rows of losses
-GRACE = 30.0  # seconds that a step may still take once a signal has come
 
 
 def launch(script: ModuleType, argv: list[str] | None = None, agent: type | None = None, program: str = "") -> int:
@@ -40,10 +39,6 @@ def launch(script: ModuleType, argv: list[str] | None = None, agent: type | None
     except Refused as refusal:
         tell(refusal)
         return 2
-
-
-class Overdue(Exception):
-    """A step that goes on too long after a signal."""
 
 
 class Run:
@@ -59,9 +54,8 @@ class Run:
         self.args, self.device = args, torch.device("cuda" if args.cuda else "cpu")
         self.seeds = range(args.seed, args.seed + args.num_seeds)
         self.evaluated, self.saved = 0, -1  # steps of the last evaluation and of the last checkpoint
-        self.signals, self.seen, self.logs, self.agent, self.checkpoints = [], None, None, None, None
+        self.signals, self.seen, self.logs, self.agent, self.checkpoints = Signals(self), None, None, None, None
         self.began = False  # there is a folder, or about to be
-        self.torn = False  # ended amid a script's step, so that its agent is none
         self.whole = True  # not amid a script's step, so that a checkpoint can be written
         if args.products == "auto":
             self.source["products"] = "auto"
@@ -201,39 +195,18 @@ class Run:
             raise fault
 
     # ------------------------------------------------------------------------------------------------------ how it ends
-    def on_signal(self, number: int, _) -> None:
-        """The first signal ends the run after this step of training or evaluation; then only Ctrl-C kills, as a machine
-        that shuts down sends several. Before there is a folder the first does, and takes a compiler with it."""
-        if number == signal.SIGHUP:  # the terminal has gone: nothing can be written to it
-            for stream in self.terminals:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        if not self.began:
-            print(f"stopped before the first step: nothing was written{self.go_on()}", flush=True)
-        if not self.began or (self.signals and number == signal.SIGINT):
-            os._exit(128 + number)
-        self.signals.append(number)
-        signal.setitimer(signal.ITIMER_REAL, GRACE)
-
-    def on_alarm(self, *_) -> None:
-        if not self.whole:
-            self.torn = True
-            raise Overdue
-
     def train(self) -> int:
         """Runs the script's `train` to its end. The exit code: 0, 128 + n after signal n, or 1 where a number is no
         longer finite or the machine has run out of disk, memory or file handles."""
-        ends = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-                if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # fmt: skip  # nohup ignores it
-        self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
-        handlers, code = {n: signal.signal(n, self.on_signal) for n in ends}, 0
-        handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self.on_alarm)
+        code = 0
+        self.signals.catch()
         try:
             self.script.train(self.args, self)
         except Fault as fault:
             cause = next(faults(self.agent, {}, self.seeds), fault)  # a parameter may be
             code = self.give_up(f"{cause} is not finite")
-        except Overdue:
-            code = self.give_up(f"a step did not end within {GRACE:.0f} s of the signal")
+        except Overdue as late:
+            code = self.give_up(str(late))
         except Exception as error:
             if not (reason := out_of(error)):  # an environment failed, say
                 if self.logs and (self.whole or self.envs.pending is not None):  # keep what there is
@@ -241,11 +214,10 @@ class Run:
                 raise  # and let the traceback tell
             code = self.give_up(reason)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.signals.quiet()
             if self.logs:
                 self.close()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            self.signals.release()
         ended = "stopped" if self.signals or code else "done"
         print(f"{ended} at step {self.envs.count}{self.logs.speed()}: {self.folder}")
         if ended == "stopped" and self.saved >= 0:
@@ -268,7 +240,8 @@ class Run:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            if not self.torn and not any(faults(self.agent, {}, self.seeds)):  # else agent.pt stays what it was
+            torn = self.signals.overdue or any(faults(self.agent, {}, self.seeds))
+            if not torn:  # else agent.pt stays what it was
                 self.agents.last(self.envs.count)
         self.evaluation.close()
         for env in self.envs.envs:

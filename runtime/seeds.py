@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
+from runtime import machine
 from runtime.messages import fail
 from runtime.products import product
 
@@ -93,14 +94,16 @@ def number(value: float, trained: bool = True) -> nn.Parameter:
     return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
 
 
-def rows(flag: str, count: int, width: int, dtype=torch.float32) -> torch.Tensor:
-    """An empty table (count, width); Refused with the flag that made it so large where it does not fit."""
-    shape, device = (len(Company.streams), count, width), Company.device
+def rows(flag: str, *shape: int, dtype=torch.float32) -> torch.Tensor:
+    """An empty table (..); Refused with the flag that made it so large where all seeds' do not fit."""
+    shape, device = (len(Company.streams), *shape), Company.device
+    size = math.prod(shape) * dtype.itemsize
     try:
+        if device.type == "cpu" and size > machine.memory():  # which the system would promise, and kill for later
+            raise RuntimeError
         return torch.empty(shape, device=device, dtype=dtype)
     except RuntimeError:
-        size = math.prod(shape) * dtype.itemsize * 1e-9
-        fail(f"{flag}: {size:.1f} GB for all seeds do not fit on {device}; choose fewer")
+        fail(f"{flag}: {size * 1e-9:.1f} GB for all seeds do not fit on {device}; choose fewer")
 
 
 def take(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -157,8 +160,8 @@ class Adam(torch.optim.Adam):
         (group,), (means, squares, steps) = self.param_groups, self.columns
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
-            self.trained, gradients, means, squares, [], steps, lr=group["lr"], beta1=group["betas"][0],
-            beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
+            self.trained, gradients, means, squares, [], steps, lr=group["lr"], weight_decay=group["weight_decay"],
+            beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import mcmcpo_langevin_continuous as langevin
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
-from runtime import arguments, flags, logs, machine, messages, products
+from runtime import arguments, flags, logs, machine, messages, products, signals
 from runtime import run as running
 from runtime.arguments import parse
 from runtime.environments import make_env
@@ -318,6 +318,26 @@ def test_observations_are_flattened_and_that_is_told(capfd):
 
 
 # ------------------------------------------------------------------------------------------------ environments by flags
+def test_a_window_where_there_is_no_screen(monkeypatch):
+    """GLFW would abort the process."""
+    monkeypatch.setattr(machine, "has_screen", lambda: False)
+    with pytest.raises(Refused, match="--env-id Hopper-v4 cannot be made to be drawn: no window opens here"):
+        make_env("Hopper-v4", "human")
+
+
+@pytest.mark.parametrize(("backend", "said"), [("osmesa", "libosmesa6"), ("glfw", "set MUJOCO_GL=egl")])
+@pytest.mark.slow
+def test_a_film_by_a_library_that_is_not_here(backend, said):
+    environment = os.environ | {"MUJOCO_GL": backend, "OMP_NUM_THREADS": "1"}
+    for name in ("DISPLAY", "PYOPENGL_PLATFORM"):
+        environment.pop(name, None)
+    command = [sys.executable, str(ROOT / "sac_continuous.py"), *FLAGS, "--env-id", "Hopper-v4", "--capture-video"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        pytest.skip(f"{backend} draws here")
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 class Sized(Drift):
     """Drift whose arguments a run gives; pays `bonus` more."""
 
@@ -482,7 +502,8 @@ SAVED = [
     {"num_seeds": 10**12}, {"num_seeds": 1024}, {"num_seeds": 0}, {"num_seeds": "2"}, {"num_seeds": None}, {"seed": -1},
     {"leapfrog_hidden": 10**9}, {"leapfrog_steps": 2.5}, {"step_size": "big"}, {"alpha": float("nan")}, {"env_id": 7},
     {"leapfrog_space": "sideways"}, {"eval_max_steps": 0}, {"policy_layers": 7}, {"policy_layers": True}, {"more": 1},
-    {"env_kwargs": [1]}, {"max_episode_steps": -3}, {"products": "slow"}, {"matmul_precision": None}, {1: 2},
+    {"env_kwargs": [1]}, {"env_kwargs": {1: 2}}, {"env_kwargs": {"a": torch.zeros(1)}},
+    {"max_episode_steps": -3}, {"products": "slow"}, {"matmul_precision": None}, {1: 2},
 ]  # fmt: skip
 
 
@@ -638,7 +659,7 @@ def test_a_signal_amid_a_long_step(monkeypatch, capfd):
     before = set(Path("runs").iterdir())
     with monkeypatch.context() as patch:
         patch.setattr(sac.Agent, "update", slow)
-        patch.setattr(running, "GRACE", 0.05)
+        patch.setattr(signals, "GRACE", 0.05)
         assert launch(sac, [*FLAGS, "--checkpoint-frequency", "15"]) == 128 + signal.SIGTERM
     part, err = newest(before), capfd.readouterr().err
     assert "a step did not end within 0 s of the signal at step 47; the checkpoint of step 45 is whole" in err
@@ -649,7 +670,7 @@ def test_a_signal_amid_a_long_step(monkeypatch, capfd):
 def test_a_signal_that_a_step_survives(monkeypatch, capfd):
     """A step that ends in time ends the run as ever, however long the checkpoint then takes."""
     add, save = sac.Replay.add, running.Run.save
-    monkeypatch.setattr(running, "GRACE", 0.3)
+    monkeypatch.setattr(signals, "GRACE", 0.3)
     monkeypatch.setattr(
         sac.Replay, "add", lambda r, *row: add(r, *row) or (r.added == 50 and os.kill(os.getpid(), signal.SIGTERM))
     )
