@@ -4,9 +4,11 @@ import re
 import subprocess
 from pathlib import Path
 
+from analysis import ROOT
 from analysis.benchmark import cells, claims, page
-from analysis.benchmark.cells import ROOT, SCALES, Place, chosen, read
+from analysis.benchmark.cells import SCALES, Place, chosen, read
 from analysis.benchmark.claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
+from runtime.messages import Refused
 
 import numpy as np
 import pytest
@@ -19,7 +21,11 @@ def put(place, its, curves):
     """The results file of a cell whose seeds' evaluations (S, T) are these, each in one episode."""
     steps = np.linspace(0, its.steps, len(curves[0]) + 1).astype(int)[1:]
     rows = [f"{t},{s + 1},0,{curves[s][i]},10" for i, t in enumerate(steps) for s in range(its.seeds)]
-    head = ["# python x.py", "#   commit 0123456789; cpu, 1 threads", "step,seed,episode,return,length"]
+    head = [
+        f"# python {its.script}.py {' '.join(its.command()[1:])}",
+        "#   commit 0123456789; cpu, 1 threads",
+        "step,seed,episode,return,length",
+    ]
     cells.write_whole(place.results(its), "\n".join([*head, *rows]) + "\n")
 
 
@@ -192,7 +198,7 @@ def test_the_committed_page_is_what_its_command_writes(scale):
 
 
 def test_a_section_that_does_not_exist(capsys):
-    with pytest.raises(page.Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
+    with pytest.raises(Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
         page.main(["tabel5"])
 
 

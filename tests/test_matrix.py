@@ -14,8 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+from analysis import ROOT
 from analysis.benchmark import cells, matrix
-from analysis.benchmark.cells import ROOT, Attempt, Outcome, Place, chosen, is_done, read
+from analysis.benchmark.cells import Attempt, Outcome, Place, chosen, is_done, read
 from runtime.messages import Refused
 
 import pytest
