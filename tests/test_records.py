@@ -125,16 +125,17 @@ def test_legends_stay_inside_the_figure():
 
 
 def test_a_diverged_seed_is_an_outcome(capsys):
-    Path("Toy-v0__sac_continuous.csv").write_text("step,seed,episode,return,length\n" + "".join(
-        f"{t},{s},0,{'nan' if (s, t) == (3, 200) else t / 100 + s},9\n" for t in (100, 200) for s in (1, 2, 3)))  # fmt: skip
-    Path("Toy-v0__sac_hpo_continuous.csv").write_text("step,seed,episode,return,length\n" + "".join(
-        f"{t},{s},0,{t / 100 + s + 1},9\n" for t in (100, 200) for s in (1, 2, 3)))  # fmt: skip
+    for script, more in (("sac_continuous", 0), ("sac_hpo_continuous", 1)):
+        rows = {(t, s): t / 100 + s + more for t in (100, 200) for s in (1, 2, 3)}
+        rows[200, 3] = rows[200, 3] if more else np.nan
+        lines = [f"{t},{s},0,{value},9" for (t, s), value in rows.items()]
+        Path(f"Toy-v0__{script}.csv").write_text("\n".join(["step,seed,episode,return,length", *lines, ""]))
     arms = arms_of("Toy-v0__sac_continuous.csv", "Toy-v0__sac_hpo_continuous.csv")
     text = tables.returns_table(arms)
     assert "| sac_continuous | 3, 1 diverged | 200 | 4 ± 1 | 3, 4, diverged | 4 | 4 ± 1 | 3 ± 1 |" in text
     # SAC's last evaluations are 3, 4 and, for the lost one, 2, the lowest of both: 3; SAC-HPO's 4, 5, 6
     assert "| sac_hpo_continuous | last evaluation | +2 |" in tables.differences_table(arms)
-    assert [t.get_text() for t in curves.figure_of(arms).legends[0].get_texts()][0] == "SAC, 3 seeds, 1 diverged"
+    assert curves.figure_of(arms).legends[0].get_texts()[0].get_text() == "SAC, 3 seeds, 1 diverged"
 
 
 # ------------------------------------------------------------------------------------------------------------ torn
@@ -163,8 +164,8 @@ def test_results_name_commits_that_the_repository_holds():
         pytest.skip("no repository here")
     files = {path: path.read_text(encoding="utf-8") for path in (ROOT / "results").rglob("*.csv")}
     heads = re.findall(r"^#   commit (\w{7,40})(?:-dirty)?;.*\n(.*)$", "\n".join(files.values()), re.M)
-    kinds = {commit: subprocess.run(["git", "-C", ROOT, "cat-file", "-t", commit], capture_output=True, text=True).stdout
-             for commit, _ in heads}  # fmt: skip
+    asked = ["git", "-C", str(ROOT), "cat-file", "-t"]
+    kinds = {x: subprocess.run([*asked, x], capture_output=True, text=True).stdout for x, _ in heads}
     assert len(heads) > 50
     for commit, after in heads:
         assert (kinds[commit] == "commit\n") == (after != records.LOST_COMMIT), commit

@@ -97,7 +97,7 @@ def read(path: Path, scale: str) -> list[Line]:
     if scale not in SCALES:
         fail(f"no scale {scale!r}: SCALE is one of {', '.join(SCALES)}")
     lines, extras = [], {}
-    for text in read_text(path).split("<<'ITEMS'\n")[-1].split("\nITEMS")[0].splitlines():
+    for text in read_text(path).split("<<'ITEMS'")[-1].split("\nITEMS")[0].splitlines():
         fields = [field.strip() for field in text.split("|")]
         if not text.strip() or text.strip().startswith("#"):
             continue
