@@ -208,3 +208,28 @@ def test_a_value_may_begin_with_dashes():
     with pytest.raises(Refused) as refusal:
         report.parsed(throughput.Args, "doc", ["--rounds", "many"])
     assert "\n" not in str(refusal.value)
+
+
+def test_an_interrupted_throughput_leaves_what_it_measured(monkeypatch, capsys):
+    """A line a measurement; at Ctrl-C the table of those that were made."""
+    from analysis.checks import throughput
+
+    made = []
+
+    def measurement(cell, args):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(cell)
+        return {"rate": 100.0 * len(made), "ceiling": 1000.0, "threads": 1, "library": "NumPy"}
+
+    monkeypatch.setattr(throughput, "measurement", measurement)
+    args = throughput.Args(cuda=False, num_seeds=(1, 2), output=Path("speed.csv"))
+    assert throughput.main(args) == 130
+    rows = records.read_rows(Path("speed.csv"))
+    assert [(row["script"], row["seeds"], row["steps/s"]) for row in rows] == [
+        ("sac_continuous", "1", "100.0"), ("sac_continuous", "2", "200.0")]  # fmt: skip
+    said = capsys.readouterr()
+    assert "round 1 of 3: sac_continuous, K = 0, 2 seeds: 200.0 steps/s" in said.out and "| 200.0 |" in said.out
+    assert "stopped after 2 of 12 measurements" in said.err
+    with pytest.raises(Refused, match="has no column"):
+        throughput.show(run_folder("run", "sac_continuous", 1, [1]) / "evaluations.csv")
