@@ -94,6 +94,12 @@ def number(value: float, trained: bool = True) -> nn.Parameter:
     return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
 
 
+def drawn(*shape: int) -> nn.Parameter:
+    """Standard normal numbers (..), which training changes."""
+    first = torch.stack([torch.randn(shape, generator=stream) for stream in Company.streams])
+    return nn.Parameter(first.to(Company.device))
+
+
 def rows(flag: str, *shape: int, dtype=torch.float32) -> torch.Tensor:
     """An empty table (..); Refused with the flag that made it so large where all seeds' do not fit."""
     shape, device = (len(Company.streams), *shape), Company.device
