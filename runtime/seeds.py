@@ -78,7 +78,10 @@ def as_pytorch(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator
 
 @torch.no_grad()
 def initialise(module: nn.Module, start: Callable) -> None:
-    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed."""
+    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed. A
+    script's own start finds each stream at its beginning: a network more after the others changes none of theirs."""
+    for stream in Company.streams if start is not as_pytorch else ():
+        stream.manual_seed(stream.initial_seed())
     for layer in (layer for layer in module.modules() if isinstance(layer, Linear)):
         turned = layer.weight if layer.turned else layer.weight.mT
         for weights, biases, stream in zip(turned, layer.bias, Company.streams):
@@ -92,6 +95,12 @@ def initialise(module: nn.Module, start: Callable) -> None:
 def number(value: float, trained: bool = True) -> nn.Parameter:
     """One number, (1,), which training may change."""
     return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
+
+
+def drawn(*shape: int) -> nn.Parameter:
+    """Standard normal numbers (..), which training changes."""
+    first = torch.stack([torch.randn(shape, generator=stream) for stream in Company.streams])
+    return nn.Parameter(first.to(Company.device))
 
 
 def rows(flag: str, *shape: int, dtype=torch.float32) -> torch.Tensor:
