@@ -9,7 +9,7 @@ no seed can influence another.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from runtime import machine
@@ -101,6 +101,12 @@ def drawn(*shape: int) -> nn.Parameter:
     """Standard normal numbers (..), which training changes."""
     first = torch.stack([torch.randn(shape, generator=stream) for stream in Company.streams])
     return nn.Parameter(first.to(Company.device))
+
+
+def numbers(values: Sequence[float], trained: bool = True) -> nn.Parameter:
+    """A row of numbers, (1, n), which training may change: one for each column of a batch (B, n)."""
+    row = torch.tensor([values], device=Company.device)
+    return nn.Parameter(row.repeat(len(Company.streams), 1, 1), trained)
 
 
 def rows(flag: str, *shape: int, dtype=torch.float32) -> torch.Tensor:
