@@ -479,18 +479,18 @@ def test_parts_of_a_move(std, space):
     """Noise, explicit and implicit gradient sum to the move that SAC-HPO makes; the first is noise_only's."""
     agent = agent_of(hpo, num_seeds=2, leapfrog_steps=3, leapfrog_space=space)
     plain = agent_of(noise_only, num_seeds=2, leapfrog_steps=3, leapfrog_space=space)
-    obs, noise = normals(2, 9, 11), normals(2, 2, 9, 3, seed=2)
+    obs, noise = normals(2, 9, 11), noise_of(2, 9, 3, seed=2)
     parts = distance.moves(agent, obs, noise, std)
-    start, _ = agent.start(obs, noise[:, 0])
-    end, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, start, noise[:, 1], std)
+    start, _ = agent.space.start(agent.policy, obs, noise.action)
+    end, _ = agent.evolve(agent.critic, obs, start, std * noise.momentum, std)
     assert torch.allclose(parts["total"], end - start, atol=1e-12)
     assert torch.allclose(parts["noise"] + parts["explicit"] + parts["implicit"], end - start, atol=1e-12)
-    assert torch.allclose(parts["noise"], plain.evolve(start, noise[:, 1], std) - start, atol=1e-12)
+    assert torch.allclose(parts["noise"], plain.evolve(start, std * noise.momentum, std) - start, atol=1e-12)
     assert parts["explicit"].abs().max() > 1e-3 and parts["implicit"].abs().max() > 1e-3
     played = end.tanh() - start.tanh() if space == "pre-tanh" else end.clamp(-1, 1) - start
     assert torch.allclose(parts["played"], played, atol=1e-12)
     for side, gone in ((50, "implicit"), (-50, "explicit")):  # the gate wide open, and shut
-        agent.force.layers[-1].data[1::2] = side
+        agent.force.gate[2].bias.data[:] = side
         parts = distance.moves(agent, obs, noise, std)
         assert parts[gone].abs().max() < 1e-12 < 1e-3 < parts["total"].abs().max()
         other = "explicit" if gone == "implicit" else "implicit"
