@@ -78,7 +78,10 @@ def as_pytorch(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator
 
 @torch.no_grad()
 def initialise(module: nn.Module, start: Callable) -> None:
-    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed."""
+    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed. A
+    script's own start finds each stream at its beginning: a network more after the others changes none of theirs."""
+    for stream in Company.streams if start is not as_pytorch else ():
+        stream.manual_seed(stream.initial_seed())
     for layer in (layer for layer in module.modules() if isinstance(layer, Linear)):
         turned = layer.weight if layer.turned else layer.weight.mT
         for weights, biases, stream in zip(turned, layer.bias, Company.streams):
@@ -98,6 +101,12 @@ def numbers(values: Sequence[float], trained: bool = True) -> nn.Parameter:
     """A row of numbers, (1, n), which training may change: one for each column of a batch (B, n)."""
     row = torch.tensor([values], device=Company.device)
     return nn.Parameter(row.repeat(len(Company.streams), 1, 1), trained)
+
+
+def drawn(*shape: int) -> nn.Parameter:
+    """Standard normal numbers (..), which training changes."""
+    first = torch.stack([torch.randn(shape, generator=stream) for stream in Company.streams])
+    return nn.Parameter(first.to(Company.device))
 
 
 def rows(flag: str, *shape: int, dtype=torch.float32) -> torch.Tensor:
