@@ -156,7 +156,7 @@ def main(argv: list[str]) -> int:
     parser = report.Parser(__doc__)
     parser.add_argument("what", choices=["train", "collect", "table", "draw"], help="train: SAC-HPO's flags follow")
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, or CSV files of results/distance/")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "lab" / "distance.png", help="the figure of draw")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/lab/distance.png", help="the figure of draw")
     options = parser.parse_args(argv)
     wanted = "distances.csv" if options.what == "collect" else ""
     if missing := [str(path) for path in options.paths if not (path / wanted).exists()]:
