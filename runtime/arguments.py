@@ -39,6 +39,8 @@ class RunArgs:
     wandb_entity: str | None = None  # user or team of --track
     capture_video: bool = False  # record the first episode of every evaluation
 
+    CAMERA = False  # no flag: whether a script sees its environment by a camera
+
 
 LATER = "env_kwargs", "max_episode_steps"  # flags that older runs lack: these had the default
 SHORT = 10_000  # updates; a run of fewer takes longer to compile than it gains (docs/speed.md)

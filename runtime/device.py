@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Upload:
-    """Copies arrays of one shape to a device as float32. A GPU's copy goes through pinned memory, unawaited."""
+    """Copies arrays of one shape to a device. A GPU's copy goes through pinned memory, unawaited."""
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device):
+    def __init__(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32):
         self.device = device
-        self.host = torch.empty(shape, pin_memory=device.type == "cuda")
+        self.host = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
         self.copied = torch.cuda.Event() if device.type == "cuda" else None
 
     def __call__(self, array: np.ndarray) -> torch.Tensor:

@@ -43,9 +43,10 @@ class Product(torch.autograd.Function):
 
 def wanted(ctx) -> list[bool]:
     """Which gradients are asked for. A compiled graph drops what nobody reads; outside of one autograd would compute
-    the critics' weights' wherever an action's is meant."""
+    the critics' weights' wherever an action's is meant. Of a leaf it does not tell."""
     functions = [function for function, _ in ctx.next_functions]
-    return [function is not None and torch._C._will_engine_execute_node(function) for function in functions]
+    leaf = torch._C._functions.AccumulateGrad
+    return [f is not None and (isinstance(f, leaf) or torch._C._will_engine_execute_node(f)) for f in functions]
 
 
 def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -10,11 +10,11 @@ import torch
 class Ring:
     """A ring of rows (capacity, width), for each seed one; `size` of them are filled. A script adds how it draws."""
 
-    def __init__(self, flag: str, capacity: int, width: int):
+    def __init__(self, flag: str, capacity: int, width: int, dtype: torch.dtype = torch.float32):
         self.added = 0
-        self.rows = rows(f"--{flag.replace('_', '-')} {capacity}", capacity, width)  # (S, capacity, width)
+        self.rows = rows(f"--{flag.replace('_', '-')} {capacity}", capacity, width, dtype=dtype)  # (S, capacity, width)
         self.size = torch.zeros((), dtype=torch.double, device=self.rows.device)  # a tensor: a CUDA graph reads it
-        self.upload = Upload((len(self.rows), width), self.rows.device)
+        self.upload = Upload((len(self.rows), width), self.rows.device, dtype)
 
     def add(self, *parts: np.ndarray) -> None:
         """Stores a row a seed, its parts side by side: arrays (S, w) or (S,)."""

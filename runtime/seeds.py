@@ -1,15 +1,15 @@
 """The seed axis. A script is written for one seed; that S of them train side by side is because of what stands here.
 
-A script builds its networks of `Linear`, its temperature of `number` and its replay of `rows`, and works in trailing
-axes: `F.relu(self.fc1(x))` is (B, in) -> (B, out) there, and `loss.mean(-1)` a number. What is built within
-`side_by_side` has a leading axis of length S besides, which no script sees. A loss is then a number for each seed; the
-gradient of their sum is each seed's own, Adam works element by element, and each seed draws from a stream of its own:
-no seed can influence another.
+A script builds its networks of `Linear`, or `Conv2d` and its like, its temperature of `number` and its replay of
+`rows`, and works in trailing axes: `F.relu(self.fc1(x))` is (B, in) -> (B, out) there, and `loss.mean(-1)` a number.
+What is built within `side_by_side` has a leading axis of length S besides, which no script sees. A loss is then a
+number for each seed; the gradient of their sum is each seed's own, Adam works element by element, and each seed draws
+from a stream of its own: no seed can influence another.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from runtime import machine
@@ -18,6 +18,7 @@ from runtime.products import product
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 NARROW = 24  # a layer with so few outputs keeps its weights turned round: several times faster, on a CPU
 
@@ -45,7 +46,8 @@ class Linear(nn.Module):
 
     Called with several inputs it takes them for one, joined along the last axis, but computes the share of each by
     itself: of a share that comes twice the second costs nothing, nor does a gradient that nobody asks for. With
-    copies=2 it is two layers: (B, in) -> (2, B, out) for one input, (2, B, in) -> (2, B, out) for one each.
+    copies=2 it is two layers: (B, in) -> (2, B, out) for one input, (2, B, in) -> (2, B, out) for one each. An input in
+    bfloat16 has the product in bfloat16 and the bias added in float32.
     """
 
     def __init__(self, n_in: int, n_out: int, copies: int = 1):
@@ -64,34 +66,114 @@ class Linear(nn.Module):
             if x.dim() < self.weight.dim():  # one input for all copies
                 x = x.unsqueeze(-3).expand(*x.shape[:-2], self.weight.shape[1], *x.shape[-2:])
             if self.turned:
-                out = product(self.weight[..., part], x.mT).mT + out
+                out = product(self.weight[..., part].to(x.dtype), x.mT).mT + out
             else:
-                out = product(x, self.weight[..., part, :]) + out
+                out = product(x, self.weight[..., part, :].to(x.dtype)) + out
         return out
+
+    def like_pytorch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights (S, .., out, in) and biases (S, .., out), as PyTorch has them."""
+        return self.weight if self.turned else self.weight.mT, self.bias.squeeze(-2)
+
+
+class Conv2d(nn.Module):
+    """PyTorch's convolution with square filters, (.., B, in, H, W) -> (.., B, out, H', W'), with a weight for each
+    seed. It computes in its input's dtype.
+
+    Each seed has a call of its own, with channels last in memory: one call in groups took longer. The bias is added
+    apart: its gradient inside the call took as long as the weight's.
+    """
+
+    def __init__(self, n_in: int, n_out: int, size: int, **options):
+        super().__init__()
+        self.options = options
+        self.weight = nn.Parameter(torch.empty(len(Company.streams), *self.filters(n_in, n_out), size, size))
+        self.bias = nn.Parameter(torch.empty(len(Company.streams), n_out))
+        self.to(Company.device)
+        initialise(self, as_pytorch)
+
+    def filters(self, n_in: int, n_out: int) -> tuple[int, int]:
+        return n_out, n_in
+
+    def convolve(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, weight, **self.options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own = zip(x.unbind(), self.weight.to(x.dtype))
+        parts = [self.convolve(one.contiguous(memory_format=torch.channels_last), weight) for one, weight in own]
+        parts = [part.movedim(-3, -1) for part in parts]  # as they lie in memory, and shall
+        out = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+        return out.movedim(-1, -3) + self.bias.to(x.dtype)[:, None, :, None, None]
+
+    def like_pytorch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights (S, out, in, size, size) and biases (S, out), as PyTorch has them."""
+        return self.weight, self.bias
+
+
+class ConvTranspose2d(Conv2d):
+    """PyTorch's transposed convolution in the same manner; its weights are (S, in, out, size, size)."""
+
+    def filters(self, n_in: int, n_out: int) -> tuple[int, int]:
+        return n_in, n_out
+
+    def convolve(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.conv_transpose2d(x, weight, **self.options)
+
+
+class LayerNorm(nn.Module):
+    """PyTorch's layer norm over the last axis, (B, n) -> (B, n), with a weight for each seed."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(len(Company.streams), 1, n, device=Company.device))
+        self.bias = nn.Parameter(torch.zeros(len(Company.streams), 1, n, device=Company.device))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
 
 
 def as_pytorch(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator) -> None:
-    """The first weights (out, in) and biases (out,) of PyTorch's own layer: uniform on ±1/√in."""
+    """The first weights (out, in, ..) and biases (out,) of PyTorch's own layer: uniform on ±1/√in, or one over the
+    root of a filter's numbers."""
+    bound = 1 / math.sqrt(weight[0].numel())
     for values in (weight, bias):
-        values.uniform_(-1 / math.sqrt(weight.shape[1]), 1 / math.sqrt(weight.shape[1]), generator=stream)
+        values.uniform_(-bound, bound, generator=stream)
 
 
 @torch.no_grad()
 def initialise(module: nn.Module, start: Callable) -> None:
-    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed."""
-    for layer in (layer for layer in module.modules() if isinstance(layer, Linear)):
-        turned = layer.weight if layer.turned else layer.weight.mT
-        for weights, biases, stream in zip(turned, layer.bias, Company.streams):
-            copies = zip(weights, biases) if weights.dim() > 2 else [(weights, biases)]
-            for weight, bias in copies:
-                first = torch.empty(weight.shape), torch.empty(bias.shape[-1])
+    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed. A
+    script's own start finds each stream at its beginning: a network more after the others changes none of theirs."""
+    for stream in Company.streams if start is not as_pytorch else ():
+        stream.manual_seed(stream.initial_seed())
+    for layer in (layer for layer in module.modules() if isinstance(layer, Linear | Conv2d)):
+        for weights, biases, stream in zip(*layer.like_pytorch(), Company.streams):
+            for weight, bias in zip(weights, biases) if biases.dim() > 1 else [(weights, biases)]:  # copies
+                first = torch.empty(weight.shape), torch.empty(bias.shape)
                 start(*first, stream)
-                weight.copy_(first[0]), bias[0].copy_(first[1])
+                weight.copy_(first[0]), bias.copy_(first[1])
+
+
+def uniform(*shape: int) -> torch.Tensor:
+    """Uniform numbers (..) in [0, 1), which stay."""
+    return torch.stack([torch.rand(shape, generator=stream) for stream in Company.streams]).to(Company.device)
 
 
 def number(value: float, trained: bool = True) -> nn.Parameter:
     """One number, (1,), which training may change."""
     return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
+
+
+def drawn(*shape: int) -> nn.Parameter:
+    """Standard normal numbers (..), which training changes."""
+    first = torch.stack([torch.randn(shape, generator=stream) for stream in Company.streams])
+    return nn.Parameter(first.to(Company.device))
+
+
+def numbers(values: Sequence[float], trained: bool = True) -> nn.Parameter:
+    """A row of numbers, (1, n), which training may change: one for each column of a batch (B, n)."""
+    row = torch.tensor([values], device=Company.device)
+    return nn.Parameter(row.repeat(len(Company.streams), 1, 1), trained)
 
 
 def rows(flag: str, *shape: int, dtype=torch.float32) -> torch.Tensor:
@@ -124,10 +206,9 @@ class Adam(torch.optim.Adam):
 
     compiler = staticmethod(lambda function: function)  # what makes a function fast, set by a run
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(self, parameters: Iterable, lr: float, betas: tuple[float, float] = (0.9, 0.999)):
         super().__init__(parameters, lr=lr, betas=betas, fused=True, capturable=Company.device.type == "cuda")
-        (group,) = self.param_groups
-        self.trained, self.settings, self.functions = group["params"], {}, {}
+        self.trained, self.functions = [p for group in self.param_groups for p in group["params"]], {}
         for p in self.trained:
             step = torch.zeros((), device=p.device)
             self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -150,6 +231,7 @@ class Adam(torch.optim.Adam):
         def compute(*inputs):
             value, seen = loss(*inputs)
             gradients = torch.autograd.grad(value.sum(), self.trained)
+            gradients = tuple(x.contiguous() for x in gradients)  # the kernel takes them as they lie in memory
             return {name: x.detach() for name, x in seen.items()}, gradients
 
         return compute
@@ -157,12 +239,16 @@ class Adam(torch.optim.Adam):
     @torch.no_grad()
     def apply(self, gradients: tuple[torch.Tensor, ...]) -> None:
         """PyTorch's `step` with these gradients."""
-        (group,), (means, squares, steps) = self.param_groups, self.columns
-        torch._foreach_add_(steps, 1)
-        torch._fused_adam_(
-            self.trained, gradients, means, squares, [], steps, lr=group["lr"], weight_decay=group["weight_decay"],
-            beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], amsgrad=False, maximize=False,
-        )  # fmt: skip
+        torch._foreach_add_(self.columns[2], 1)
+        first = 0
+        for group in self.param_groups:
+            part = slice(first, first := first + len(group["params"]))
+            means, squares, steps = (column[part] for column in self.columns)
+            torch._fused_adam_(
+                group["params"], gradients[part], means, squares, [], steps, lr=group["lr"], beta1=group["betas"][0],
+                beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
+                maximize=False,
+            )  # fmt: skip
 
 
 def optimizers(agent: nn.Module) -> list[Adam]:
