@@ -4,21 +4,19 @@
     python sac_hpo_pixels.py --env-id dm_control/cheetah-run-v0 --leapfrog-steps 0    # SAC-AE
     python sac_hpo_pixels.py --env-id dm_control/walker-walk-v0 --help                # flags, with the task's values
 
-An observation o is the last three frames of a camera. An encoder, four convolutions and a projection, makes of it a
-latent z of 50 numbers, on which critics and policy stand; the policy has a projection of its own behind the same
-convolutions. Two losses teach the encoder, and the policy's is not among them:
+An observation o is the last three frames of a camera. An encoder makes of it a latent z of 50 numbers, on which critics
+and policy stand; the policy has a projection of its own behind the encoder's convolutions. Three losses:
 
-    (Q_i(z, a) - y)²                                        trains encoder and critics
-    (decoder(z) - o in 5 bits)² + λ ‖z‖²/2                  trains encoder and decoder
-    α (log N_θ(u_0|o) - Σ log(1 - a_K²)) - min(Q1, Q2)(z, a_K)   trains the policy with its projection, and the force
+    (Q_i(z, a) - y)²                                              trains the encoder and the critics
+    (decoder(z) - o in 5 bits)² + λ ‖z‖²/2                        trains the encoder and the decoder
+    α (log N_θ(u_0|o) - Σ log(1 - a_K²)) - min(Q1, Q2)(z, a_K)    trains the policy, its projection and the force
 
-The action takes K leapfrog steps on the potential U(z, a) = -min(Q1, Q2)(z, a)/α of the critics' latent, which is held
-constant. Leapfrog, force, tempering and objective are those of `sac_hpo_continuous.py`, to the letter; read that file
-first. "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our readings of it, with its reason
-in docs/method.md.
+The action takes K leapfrog steps on U(z, a) = -min(Q1, Q2)(z, a)/α, where z is held constant. Leapfrog, force and
+objective are those of `sac_hpo_continuous.py`, to the letter; read that file first. "HPO" is the paper Hamiltonian
+Policy Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.
 
-The file is written for one seed, B stands for a batch, d for the size of actions, and an observation is (9, 84, 84).
-`run` trains several seeds of it side by side (runtime/seeds.py).
+The file is written for one seed, B stands for a batch, d for the size of actions. `run` trains several seeds of it side
+by side (runtime/seeds.py).
 
 PARAGRAPH
 """
@@ -113,16 +111,9 @@ def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
     bias.zero_()
 
 
-class Projection(nn.Module):
-    """Features (B, SIDE² · FILTERS) -> latent (B, LATENT)."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc = Linear(SIDE**2 * FILTERS, LATENT)
-        self.norm = LayerNorm(LATENT)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.norm(self.fc(features)).tanh()
+def projection() -> nn.Sequential:
+    """Features (B, SIDE² · FILTERS) -> a latent (B, LATENT)."""
+    return nn.Sequential(Linear(SIDE**2 * FILTERS, LATENT), LayerNorm(LATENT), nn.Tanh())
 
 
 class Encoder(nn.Module):
@@ -130,20 +121,18 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, dtype: torch.dtype):
         super().__init__()
-        self.conv1 = Conv2d(channels, FILTERS, 3, stride=2)
-        self.conv2 = Conv2d(FILTERS, FILTERS, 3)
-        self.conv3 = Conv2d(FILTERS, FILTERS, 3)
-        self.conv4 = Conv2d(FILTERS, FILTERS, 3)
-        self.projection = Projection()
+        self.convolutions = nn.Sequential(
+            Conv2d(channels, FILTERS, 3, stride=2), nn.ReLU(),
+            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
+        )  # fmt: skip
+        self.projection = projection()
         self.dtype = dtype  # of the computation: layers follow their input
 
     def features(self, obs: Tensor) -> Tensor:
         """(B, SIDE² · FILTERS), pixel by pixel, as they lie in memory."""
-        x = F.relu(self.conv1(obs.to(self.dtype) / 255))
-        x = F.relu(self.conv2(x))
-        x = F.relu(self.conv3(x))
-        x = F.relu(self.conv4(x))
-        return x.movedim(-3, -1).flatten(-3)
+        return self.convolutions(obs.to(self.dtype) / 255).movedim(-3, -1).flatten(-3)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.projection(self.features(obs))
@@ -155,19 +144,18 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, dtype: torch.dtype):
         super().__init__()
         self.fc = Linear(LATENT, SIDE**2 * FILTERS)
-        self.conv1 = ConvTranspose2d(FILTERS, FILTERS, 3)
-        self.conv2 = ConvTranspose2d(FILTERS, FILTERS, 3)
-        self.conv3 = ConvTranspose2d(FILTERS, FILTERS, 3)
-        self.conv4 = ConvTranspose2d(FILTERS, channels, 3, stride=2, output_padding=1)
+        self.convolutions = nn.Sequential(
+            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            ConvTranspose2d(FILTERS, channels, 3, stride=2, output_padding=1),
+        )  # fmt: skip
         self.dtype = dtype
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = F.relu(self.fc(latent.to(self.dtype))).to(self.dtype)
-        x = x.unflatten(-1, (SIDE, SIDE, FILTERS)).movedim(-1, -3)
-        x = F.relu(self.conv1(x))
-        x = F.relu(self.conv2(x))
-        x = F.relu(self.conv3(x))
-        return self.conv4(x).to(latent.dtype)
+        features = F.relu(self.fc(latent.to(self.dtype))).to(self.dtype)
+        x = self.convolutions(features.unflatten(-1, (SIDE, SIDE, FILTERS)).movedim(-1, -3))
+        return x.to(latent.dtype)
 
 
 class Critic(nn.Module):
@@ -195,7 +183,7 @@ class Policy(nn.Module):
 
     def __init__(self, act_dim: int):
         super().__init__()
-        self.projection = Projection()
+        self.projection = projection()
         self.fc1 = Linear(LATENT, HIDDEN)
         self.fc2 = Linear(HIDDEN, HIDDEN)
         self.out = Linear(HIDDEN, 2 * act_dim)  # mean and log standard deviation, orthogonal to each other at first
