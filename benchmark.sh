@@ -10,8 +10,8 @@
 # Stop it at any moment, by Ctrl-C or by the mains, and start it again: nothing is run twice and nothing is lost. It ends
 # with docs/results.md (docs/results-paper.md), drawn and printed from results/benchmark/; exit code 1 if a cell failed.
 set -euo pipefail
-cd "$(dirname "$0")"
-PYTHON=${PYTHON:-$(if [ -x .venv/bin/python ]; then echo .venv/bin/python; else echo python3; fi)}
+root=$(cd "$(dirname "$0")" && pwd)
+PYTHON=${PYTHON:-$(if [ -x "$root/.venv/bin/python" ]; then echo "$root/.venv/bin/python"; else echo python3; fi)}
 
 # Each line: its items | scripts | environments | flags | the papers' seeds x steps | a laptop's. A line is every script on
 # every environment; all seeds of one train side by side. The figures' steps are lost with the figures: 1,000,000, beyond
@@ -52,4 +52,4 @@ figure5 | sac_hpo_pixels | dm_control/finger-spin-v0 dm_control/walker-walk-v0 |
 ITEMS
 
 # Run what is not done, then draw and print what is (analysis/benchmark/page.py)
-exec "$PYTHON" analysis/benchmark/matrix.py "$@"
+exec "$PYTHON" "$root/analysis/benchmark/matrix.py" "$@"

@@ -4,47 +4,52 @@
     python mcmcpo_hmc_continuous.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
     python mcmcpo_hmc_continuous.py --env-id Ant-v4 --help                        # flags, with Ant's values
 
-A policy, a Gaussian over u whose tanh is the action, may move little from its last version π_θt, the prior. Its sample
-u_0 and a momentum ρ_0 ~ N(0, I) take K leapfrog steps towards the posterior of an optimal action given that prior,
+A policy π_θ, a Gaussian of u whose tanh is the action, may move little from its last version π_θt, the prior. Its
+sample u_0 and a momentum ρ_0 ~ N(0, I) take K leapfrog steps towards the posterior of an optimal action given that
+prior, on the potential U(s, u) = -min(Q1, Q2)(s, tanh u)/β_t - log π_θt(u|s) of eq. (12):
 
-    ρ ← ρ - ε/2 ⊙ F(u);   u ← u + ε ⊙ ρ;   ρ ← ρ - ε/2 ⊙ F(u)                           MCMC-PO eqs. (18), (19)
-    F = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   g = ∇_u U,
-    U(s, u) = -min(Q1, Q2)(s, tanh u)/β_t - log π_θt(u|s),                               MCMC-PO eq. (12), D20, D21
+    ρ ← ρ - ε/2 ⊙ F(s, u);   u ← u + ε ⊙ ρ;   ρ ← ρ - ε/2 ⊙ F(s, u)                     MCMC-PO eqs. (18), (19)
+    F = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   a = tanh(u),   g = ∇_u U
 
-where the step sizes ε, one a dimension, are learned with T_h and σ_h: together they are h. By turns (eq. 11) θ, at
-fixed h, and h, at the new θ, maximise
+where the step sizes ε, one a dimension, are learned with the small networks T_h and σ_h: together they are h. By
+default the chain counts u in the prior's standard deviations from its mean (D24). By turns (eq. 11) θ, at fixed h, and
+h, at the new θ, maximise
 
-    J(θ, h) = E[ min(Q1, Q2)(s, tanh u_K) ] - β_t D̂,                                    MCMC-PO eq. (17)
-    D̂ = E[ log π_θ(u_0|s) N(ρ_0) - log π_θt(u_K|s) N(ρ_K) ],
+    J(θ, h) = E[ min(Q1, Q2)(s, tanh u_K) ] - β_t D̂                                     MCMC-PO eq. (17)
+    D̂ = E[ log π_θ(u_0|s) N(ρ_0) - log π_θt(u_K|s) N(ρ_K) ]
 
 and a PID controller sets β_t so that D̂, a Kullback-Leibler divergence since the steps keep volume, stays at its target
-(§4.1). The critics are SAC's without its entropy (D25). The paper's Algorithm 1 is HPO's line by line, and its
-Algorithm 2 `leapfrog` without tempering. "D20" to "D27" are our readings, with reasons in docs/mcmcpo.md.
+(§4.1). A change of the policy's spread costs more besides, without which it shrinks to nothing (D26). The critics are
+SAC's without its entropy (D25). The paper's Algorithm 1 is HPO's line by line; its letters move a, of which the prior
+would have no density outside the box (D20). "MCMC-PO" is the paper Markov Chain Monte Carlo Policy Optimization; D and
+a number is one of our readings, with its reason in docs/mcmcpo.md, or in docs/method.md up to D19.
 
-The seed axis: as in `sac_continuous.py`, all tensors lead with the seeds S. Read the shapes without it.
+The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
+several seeds of it side by side (runtime/seeds.py).
 
-Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `table`, `Agent`, `Agent.__init__`,
-`Agent.tensors`, `Agent.noise_shapes`, `Agent.act`, `Agent.readings`, `Agent.critic_loss`, `Agent.policy_loss`,
-`Agent.policy_gradients`, `Agent.update` and `Agent.metrics`; it adds `BETA_MIN`, `log_normal`, `Dynamics`, `leapfrog`,
-`Pid`, `Agent.evolve`, `Agent.evolved_mean` and `Agent.dynamics_gradients`.
+Of `sac_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `table`, `Agent`, `Agent.__init__`, `Agent.noise_shapes`,
+`Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss`, `Agent.update` and `Agent.metrics`; it lacks
+`squash` and `Agent.alpha_loss`; it adds `BETA_MIN`, `Dynamics`, `action_gradient`, `log_normal`, `leapfrog`, `Pid`,
+`Agent.evolve` and `Agent.evolved_mean`.
 """
 
 import copy
 import dataclasses
-import itertools
 import math
 import re
 import sys
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runtime.arguments import RunArgs
-from runtime.device import Upload, allocate
-from runtime.products import product
+from runtime.contract import Learner
+from runtime.replay import Ring
 from runtime.run import Run, launch
+from runtime.seeds import Adam, Linear, follow, initialise, number, numbers, take
 
-import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
 
 HIDDEN = 256  # units in each hidden layer of the policy and the critics
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # D12
@@ -54,7 +59,8 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # D12
 @dataclasses.dataclass
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
-    learning_starts: int = 5_000  # steps of uniformly random actions before the first update (D12)
+    random_steps: int = 5_000  # first steps, whose actions are uniformly random (D12)
+    learning_starts: int = 5_000  # steps before the first update (D12)
     batch_size: int = 256  # transitions in an update
     buffer_size: int = 1_000_000  # transitions kept for each seed
     gamma: float = 0.99  # discount factor
@@ -81,17 +87,20 @@ class Args(RunArgs):
     eval_base: bool = False  # let evaluations count the base policy's mean; both readings are recorded (D9)
 
 
-# fmt: off
-TABLE_FIELDS = ("leapfrog_state",)
-TABLE = {"HalfCheetah": (True,), "Hopper": (True,), "Walker2d": (True,), "Ant": (False,), "Humanoid": (False,)}
+TABLE = {  # D10
+    "HalfCheetah": dict(leapfrog_state=True),
+    "Hopper": dict(leapfrog_state=True),
+    "Walker2d": dict(leapfrog_state=True),
+    "Ant": dict(leapfrog_state=False),
+    "Humanoid": dict(leapfrog_state=False),
+}
 LIMITS = {  # smallest and largest value of each number
-    "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1),
-    "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "dynamics_lr": (0, 1), "q_lr": (1e-12, 1), "leapfrog_steps": (0, 1000),
-    "step_size": (1e-9, 100), "leapfrog_hidden": (1, 10**5), "prior_updates": (1, 10**9),
+    "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "dynamics_lr": (0, 1), "q_lr": (1e-12, 1),
+    "leapfrog_steps": (0, 1000), "step_size": (1e-9, 100), "leapfrog_hidden": (1, 10**5), "prior_updates": (1, 10**9),
     "distance_target": (1e-9, 1e3), "spread_weight": (0, 1e9), "beta": (1e-3, 1e9), "beta_max": (1e-3, 1e9),
     "pid_p": (0, 1e6), "pid_i": (1e-9, 1e6), "pid_d": (0, 1e6), "pid_bound": (1e-3, 1e9),
-}
-# fmt: on
+}  # fmt: skip
 BETA_MIN = 1e-3  # D21
 
 
@@ -99,165 +108,115 @@ def table(env_id: str) -> tuple[str, dict]:
     """D10's choice for an environment, Hopper's for one that the paper does not have (D13): its name and values."""
     name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
     row = name if name in TABLE else "Hopper"
-    return f"D10, row {row}", dict(zip(TABLE_FIELDS, TABLE[row]))
+    return f"D10, row {row}", TABLE[row]
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
-class Network(nn.Module):
-    """A network for each seed, or two with twins=2: N = twins · S networks, the weights drawn seed by seed.
+def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
+    """First weights (out, in) and biases (out,) of a layer: uniform on ±1/√in (D12)."""
+    bound = 1 / math.sqrt(weight.shape[1])
+    weight.uniform_(-bound, bound, generator=stream)
+    bias.uniform_(-bound, bound, generator=stream)
 
-    Weights (N, in, out) and biases are uniform on ±1/√in. The last layer's weights are (N, out, in) and its output has
-    the batch as last axis: a narrow product is several times faster so, on a CPU.
-    """
 
-    def __init__(self, init: list[torch.Generator], twins: int, sizes: list[int], activate=torch.relu_):
+class Critic(nn.Module):
+    """Twin critics Q1 and Q2: every layer twice."""
+
+    def __init__(self, obs_dim: int, act_dim: int):
         super().__init__()
-        self.layers, self.activate, self.twins = nn.ParameterList(), activate, twins
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            shapes = [(n_in, n_out), (1, n_out)] if i < len(sizes) - 2 else [(n_out, n_in), (n_out, 1)]
-            for shape in shapes:
-                self.layers.append(torch.empty(twins * len(init), *shape))
-                for rows, generator in zip(self.layers[-1].data.split(twins), init):
-                    rows.uniform_(-1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+        self.fc1 = Linear(obs_dim + act_dim, HIDDEN, copies=2)
+        self.fc2 = Linear(HIDDEN, HIDDEN, copies=2)
+        self.q = Linear(HIDDEN, 1, copies=2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(S, B, in) -> (N, out, B)."""
-        x = x if self.twins == 1 else x.repeat_interleave(2, dim=0)
-        *hidden, last, last_bias = self.layers
-        for weight, bias in zip(hidden[::2], hidden[1::2]):
-            x = self.activate(product(x, weight) + bias)
-        return product(last, x.mT) + last_bias
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Q1 and Q2, (2, B), at states (B, ds) and actions (B, d)."""
+        x = F.relu(self.fc1(obs, action))
+        x = F.relu(self.fc2(x))
+        return self.q(x).squeeze(-1)
+
+    def smaller(self, obs: Tensor, action: Tensor) -> Tensor:
+        """min(Q1, Q2), (B,)."""
+        return self(obs, action).amin(-2)
 
 
-class Critic(Network):
-    """Twin critics, with ∇_a Q in closed form."""
+class Policy(nn.Module):
+    """Diagonal Gaussian of u, whose tanh is the action."""
 
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
-        super().__init__(init, 2, [obs_dim + act_dim, HIDDEN, HIDDEN, 1])
-        self.obs_dim = obs_dim
+    def __init__(self, obs_dim: int, act_dim: int, layers: int):
+        super().__init__()
+        self.fc1 = Linear(obs_dim, HIDDEN)
+        self.fc2 = Linear(HIDDEN, HIDDEN) if layers == 2 else None
+        self.mean = Linear(HIDDEN, act_dim)
+        self.log_std = Linear(HIDDEN, act_dim)
 
-    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Q1 and Q2, (S, 2, B), at actions (S, B, d)."""
-        return super().forward(torch.cat([obs, actions], dim=-1)).view(len(obs), 2, -1)
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of u, (B, d) each, at states (B, ds)."""
+        x = F.relu(self.fc1(obs))
+        x = F.relu(self.fc2(x)) if self.fc2 else x
+        log_std = self.log_std(x).tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
+        return self.mean(x), log_std
 
-    @torch.no_grad()
-    def share(self, obs: torch.Tensor) -> torch.Tensor:
-        """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
-        return product(obs.repeat_interleave(2, dim=0), self.layers[0][:, : self.obs_dim]) + self.layers[1]
-
-    @torch.no_grad()
-    def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """min(Q1, Q2), (S, B), and its gradient in the action, (S, B, d): that of the smaller critic (D7).
-
-        Q is piecewise linear in a, so this gradient is piecewise constant: masks and transposed weights give it, and
-        double backward would hold it constant too. Neither sees its jumps at the kinks of Q (docs/method.md).
-        """
-        first, _, second, bias, last, last_bias = self.layers
-        first = first[:, self.obs_dim :]
-        h1 = (product(actions.repeat_interleave(2, dim=0), first) + share).relu_()
-        h2 = (product(h1, second) + bias).relu_()
-        q1, q2 = (product(last, h2.mT) + last_bias).view(len(actions), 2, -1).unbind(1)
-        flow = torch.where(h2 > 0, last, 0)
-        flow = torch.where(h1 > 0, product(flow, second.mT), 0)
-        slope1, slope2 = product(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
-        return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
-
-
-def squash(pre_tanh: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """tanh(u) and its log-density, from u (.., d) and the log-density (..) of u."""
-    log_slope = 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²(u))
-    return pre_tanh.tanh(), log_prob - log_slope.sum(-1)
-
-
-class Policy(Network):
-    """tanh-squashed diagonal Gaussian over [-1, 1]^d."""
-
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int, layers: int):
-        super().__init__(init, 1, [obs_dim, *[HIDDEN] * layers, 2 * act_dim])
-
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log standard deviation before the tanh: (S, B, ds) -> 2 × (S, B, d)."""
-        mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
-        return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
-
-    def draw(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reparametrised u (S, B, d), whose tanh is the action, and its log-density (S, B); noise is (S, B, d)."""
+    def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparametrised u (B, d) and log N(u) (B,), for standard normal noise (B, d)."""
         mean, log_std = self(obs)
-        log_prob = (-log_std - noise.square() / 2).sum(-1) - noise.shape[-1] * math.log(2 * math.pi) / 2
+        log_prob = (-log_std - noise.square() / 2 - math.log(2 * math.pi) / 2).sum(-1)
         return mean + log_std.exp() * noise, log_prob
 
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
-        return squash(*self.draw(obs, noise))
-
-    def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d)."""
+    def mean_action(self, obs: Tensor) -> Tensor:
+        """The action with the noise off, (B, d)."""
         return self(obs)[0].tanh()
 
 
 # ------------------------------------------------------------------------------------------- Hamiltonian Monte Carlo
-def log_normal(z: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
-    """log-density (..) of a Gaussian, its standard deviations as logarithms, z (.., d) of them from its mean."""
-    return (-log_std - z.square() / 2).sum(-1) - z.shape[-1] * math.log(2 * math.pi) / 2
-
-
 class Dynamics(nn.Module):
     """h: T_h (tanh), a gate σ_h for all dimensions (sigmoid), one hidden ELU layer each (D27), and the step sizes ε."""
 
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int, hidden: int, sees_state: bool, step):
+    def __init__(self, obs_dim: int, act_dim: int, hidden: int, sees_state: bool, step_size: float):
         super().__init__()
-        sizes, self.sees_state = [obs_dim * sees_state + 2 * act_dim, hidden], sees_state  # D10
-        self.implicit = Network(init, 1, [*sizes, act_dim], nn.functional.elu_)
-        self.gate = Network(init, 1, [*sizes, 1], nn.functional.elu_)
-        self.log_step = nn.Parameter(torch.full((len(init), 1, act_dim), math.log(step)))
+        n_in = obs_dim * sees_state + 2 * act_dim
+        self.implicit = nn.Sequential(Linear(n_in, hidden), nn.ELU(), Linear(hidden, act_dim), nn.Tanh())  # T_h
+        self.gate = nn.Sequential(Linear(n_in, hidden), nn.ELU(), Linear(hidden, 1), nn.Sigmoid())  # σ_h
+        self.log_step = numbers([math.log(step_size)] * act_dim)  # log ε
+        self.sees_state = sees_state  # D10
 
-    def forward(self, obs: torch.Tensor, actions: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """F (S, B, d) of eqs. (18), (19) and the gate (S, B, 1), from (S, B, ds), (S, B, d), (S, B, d)."""
-        x = torch.cat([obs, actions, g] if self.sees_state else [actions, g], dim=-1)
-        gate = self.gate(x).mT.sigmoid()
-        return torch.lerp(self.implicit(x).mT.tanh(), g, gate), gate  # σ g + (1 - σ) T
+    def forward(self, obs: Tensor, action: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """F (B, d) of eqs. (18), (19) and the gate (B, 1), from (B, ds), (B, d), (B, d)."""
+        x = torch.cat([obs, action, g] if self.sees_state else [action, g], dim=-1)
+        gate = self.gate(x)
+        return gate * g + (1 - gate) * self.implicit(x), gate
 
 
-def leapfrog(force, actions: torch.Tensor, momentum: torch.Tensor, step_size: float, stds: list[float], last=True):
-    """a_K and ρ_K, (.., d) each, from a_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
+def action_gradient(critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
+    """∇_a min(Q1, Q2), (B, d), that of the smaller critic (D7), which back-propagation holds constant: a critic of
+    ReLUs is piecewise linear in a, so its gradient is piecewise constant, and its jumps no pathwise gradient sees."""
+    with torch.enable_grad():
+        action = action.detach().requires_grad_()
+        return torch.autograd.grad(critic.smaller(obs, action).sum(), action)[0]
 
-    `force` maps actions to F (.., d); `stds` holds 1/√β_0 to 1/√β_K. F depends on a alone and a rests between
-    two momentum half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `last`.
+
+def log_normal(z: Tensor, log_std: Tensor) -> Tensor:
+    """log-density (B,) of a Gaussian, its standard deviations as logarithms, z (B, d) of them from its mean."""
+    return (-log_std - z.square() / 2 - math.log(2 * math.pi) / 2).sum(-1)
+
+
+def leapfrog(force, x: Tensor, momentum: Tensor, step_size: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """x_K and ρ_K, (B, d) each, from x_0 and ρ_0, for step sizes (1, d): eqs. (18) and (19), Algorithm 2.
+
+    `force` maps a position to F (B, d), which depends on x alone, and x rests between two momentum half-steps: so F at
+    the end of a step serves the next.
     """
-    f = force(actions) if len(stds) > 1 else None
-    for k in range(1, len(stds)):
+    f = force(x)
+    for _ in range(steps):
         momentum = momentum - step_size / 2 * f
-        actions = actions + step_size * momentum
-        if k == len(stds) - 1 and not last:
-            return actions, None
-        f = force(actions)
+        x = x + step_size * momentum
+        f = force(x)
         momentum = momentum - step_size / 2 * f
-        momentum = momentum * (stds[k] / stds[k - 1])  # √(β_{k-1}/β_k)
-    return actions, momentum
+    return x, momentum
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
-class Adam:
-    """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
-
-    def __init__(self, parameters: list[nn.Parameter], lr: float):
-        self.parameters, self.lr = list(parameters), lr
-        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
-
-    def state(self) -> list[torch.Tensor]:
-        return [*self.means, *self.squares, *self.steps]
-
-    def step(self, gradients: tuple[torch.Tensor, ...]) -> None:
-        torch._foreach_add_(self.steps, 1)
-        torch._fused_adam_(
-            self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self.lr, beta1=0.9, beta2=0.999,
-            weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-
 class Pid(nn.Module):
-    """β of each seed by PID control of a distance D̂ (MCMC-PO §4.1). Its state (S,) is saved with the weights.
+    """β by PID control of a distance D̂ (MCMC-PO §4.1). Its state (1,) is saved with the weights.
 
     Δ ← D̂ - target;  ∂ ← D̂ - D̂_prev;  I ← (I + Δ)_+;  β ← (K_P Δ + K_I I + K_D ∂)_+,  where Δ is at most bound · target,
     and β and K_I I at most beta_max, so that the integral does not wind up (D26), and β at least BETA_MIN (D21).
@@ -267,14 +226,14 @@ class Pid(nn.Module):
         super().__init__()
         self.args, self.target = args, target
         first = min(args.beta, args.beta_max)
-        self.beta, self.integral, self.previous = (
-            nn.Parameter(torch.full((args.num_seeds,), value), False) for value in (first, first / args.pid_i, target)
-        )
+        self.beta = number(first, False)
+        self.integral = number(first / args.pid_i, False)
+        self.previous = number(target, False)
 
     @torch.no_grad()
-    def step(self, distance: torch.Tensor) -> None:
-        """One step for D̂ (S,)."""
-        gain = self.args
+    def step(self, distances: Tensor) -> None:
+        """One step for the distances (B,) of a batch, whose mean is D̂."""
+        gain, distance = self.args, distances.mean(-1, keepdim=True)
         error = (distance - self.target).clamp(max=gain.pid_bound * self.target)
         change = distance - self.previous
         self.integral.copy_((self.integral + error).clamp(0, gain.beta_max / gain.pid_i))
@@ -283,207 +242,182 @@ class Pid(nn.Module):
         self.previous.copy_(distance)
 
 
-class Agent(nn.Module):
-    """Networks, dynamics, multiplier and optimizers of all seeds, and one update."""
+class Agent(Learner):
+    """Networks, dynamics, multiplier and optimizers, and an update of them."""
 
-    COMPILED = "act", "critic_gradients", "policy_gradients", "dynamics_gradients"
-
-    def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
+    def __init__(self, args: Args, obs_dim: int, act_dim: int):
         super().__init__()
         self.args, self.act_dim = args, act_dim
-        init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
-        self.critic = Critic(init, obs_dim, act_dim)
-        self.policy = Policy(init, obs_dim, act_dim, 2)
+        self.critic = Critic(obs_dim, act_dim)
+        self.policy = Policy(obs_dim, act_dim, 2)
+        self.dynamics = Dynamics(obs_dim, act_dim, args.leapfrog_hidden, args.leapfrog_state, args.step_size)
+        initialise(self, start)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.prior = copy.deepcopy(self.policy).requires_grad_(False)  # π_θt
-        self.dynamics = Dynamics(init, obs_dim, act_dim, args.leapfrog_hidden, args.leapfrog_state, args.step_size)
         self.pid = Pid(args, args.distance_target * act_dim)
-        self.updates = nn.Parameter(torch.zeros(args.num_seeds), False)  # since the prior was renewed
-        self.to(device)
+        self.updates = number(0.0, False)  # since the prior was renewed
         self.policy_optimizer = Adam(self.policy.parameters(), args.policy_lr)
         self.dynamics_optimizer = Adam(self.dynamics.parameters(), args.dynamics_lr)
         self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
 
-    def tensors(self) -> list[torch.Tensor]:
-        """All that training changes: weights, prior, controller, Adam's state."""
-        optimizers = self.q_optimizer, self.policy_optimizer, self.dynamics_optimizer
-        return [p.data for p in self.parameters()] + [x for optimizer in optimizers for x in optimizer.state()]
+    def noise_shapes(self) -> tuple[dict, dict]:
+        """Standard normal numbers that a step needs, by name: to act, and to update."""
+        one, batch = (1, self.act_dim), (self.args.batch_size, self.act_dim)
+        if not self.args.leapfrog_steps:
+            return {"action": one}, {"next_action": batch, "action": batch}
+        updating = {"next_action": batch, "action": batch, "momentum": batch}
+        return {"action": one, "momentum": one}, updating | (
+            {"next_momentum": batch} if self.args.evolve_target else {}
+        )
 
-    def noise_shapes(self) -> tuple[tuple, tuple]:
-        """Normal numbers that a step needs for each seed: acting's (u, ρ) and the update's (u', u, ρ, D25's ρ')."""
-        acting, updating = (2, 3 + self.args.evolve_target) if self.args.leapfrog_steps else (1, 2)
-        return (acting, self.act_dim), (updating, self.args.batch_size, self.act_dim)
+    def evolve(self, critic: Critic, obs: Tensor, prior: tuple[Tensor, Tensor], u: Tensor, momentum: Tensor) -> tuple:
+        """u_K and ρ_K, (B, d) each, from u_0 and ρ_0, and the gate (B, 1) at the end.
 
-    def evolve(self, critic: Critic, obs, prior, u, momentum) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """u_K and ρ_K, (S, B, d) each, from u_0 and ρ_0, and the gate (S, B, 1) at the end: Algorithm 2.
-
-        With --step-unit std the chain moves x, u = μ_t + σ_t x, so that ε counts the prior's deviations.
-        `prior` holds its means and log-deviations, (S, B, d) each. U is not piecewise linear in u: what g owes to the
-        tanh and to the prior is differentiated, ∇_a Q alone is held constant (D20).
+        `prior` holds the mean μ and log-deviations log σ of π_θt, (B, d) each. With --step-unit std the chain moves x,
+        where u = μ + σ x, so that ε counts the prior's deviations. U is not piecewise linear in u: what its gradient
+        owes to the tanh and to the prior is differentiated, and ∇_a Q alone is held constant (D20).
         """
-        share, (mean, log_std), beta = critic.share(obs), prior, self.pid.beta[:, None, None]
+        (mean, log_std), beta, gates = prior, self.pid.beta.unsqueeze(-1), []
         centre, scale = (mean, log_std.exp()) if self.args.step_unit == "std" else (0.0, 1.0)
 
-        def force(x):
+        def force(x: Tensor) -> Tensor:
             u = centre + scale * x
-            actions = u.tanh()
-            slope = critic.slope(share, actions.detach())[1] * (1 - actions.square())
+            action = u.tanh()
+            slope = action_gradient(critic, obs, action) * (1 - action.square())  # ∇_u Q
             g = -scale * (slope / beta + (mean - u) / (2 * log_std).exp())  # ∇_x U, eq. (12)
-            g = nn.functional.normalize(g, dim=-1) if self.args.normalize_gradient else g  # D22
-            found.append(self.dynamics(obs, actions, g))
-            return found[-1][0]
+            g = F.normalize(g, dim=-1) if self.args.normalize_gradient else g  # D22
+            f, gate = self.dynamics(obs, action, g)
+            gates.append(gate)  # for the logs
+            return f
 
-        found, ones = [], [1.0] * (self.args.leapfrog_steps + 1)  # no tempering
-        x, momentum = leapfrog(force, (u - centre) / scale, momentum, self.dynamics.log_step.exp(), ones)
-        return centre + scale * x, momentum, found[-1][1].detach()
+        x, step_size = (u - centre) / scale, self.dynamics.log_step.exp()
+        x, momentum = leapfrog(force, x, momentum, step_size, self.args.leapfrog_steps)
+        return centre + scale * x, momentum, gates[-1]
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Exploration: actions (S, d) for obs (S, ds) and noise (S, 2, d) of u_0 and ρ_0."""
-        obs = obs[:, None]
-        u, _ = self.policy.draw(obs, noise[:, :1])
+    def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
+        """Exploration: an action (1, d) at a state (1, ds)."""
+        u, _ = self.policy.sample(obs, noise.action)
         if self.args.leapfrog_steps:
-            u = self.evolve(self.critic, obs, self.prior(obs), u, noise[:, 1:])[0]
-        return u.tanh()[:, 0]
+            u, _, _ = self.evolve(self.critic, obs, self.prior(obs), u, noise.momentum)
+        return u.tanh()
 
-    @torch.no_grad()
-    def evolved_mean(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d): the policy's mean and ρ_0 = 0 (D9)."""
+    def evolved_mean(self, obs: Tensor) -> Tensor:
+        """The action with the noise off, (B, d): the policy's mean and ρ_0 = 0 (D9)."""
         mean, _ = self.policy(obs)
-        return self.evolve(self.critic, obs, self.prior(obs), mean, torch.zeros_like(mean))[0].tanh()
+        u, _, _ = self.evolve(self.critic, obs, self.prior(obs), mean, torch.zeros_like(mean))
+        return u.tanh()
 
-    def readings(self) -> dict:
-        """The policies that an evaluation runs, noise off; the first is the one that counts."""
+    def policies(self) -> dict:
+        """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
         if not self.args.leapfrog_steps:
             return {"base": self.policy.mean_action}
         policies = {"leapfrog": self.evolved_mean, "base": self.policy.mean_action}
         return dict(reversed(policies.items())) if self.args.eval_base else policies
 
-    def critic_loss(self, obs, actions, rewards, next_obs, terminated, noise) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
+    def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
+        """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            u, _ = self.policy.draw(next_obs, noise[:, 0])
+            u, _ = self.policy.sample(batch.next_obs, noise.next_action)
             if self.args.evolve_target and self.args.leapfrog_steps:  # D25
-                u = self.evolve(self.target, next_obs, self.prior(next_obs), u, noise[:, 3])[0]
-            y = rewards + self.args.gamma * (1 - terminated) * self.target(next_obs, u.tanh()).amin(1)
-        q = self.critic(obs, actions)
-        return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
+                prior = self.prior(batch.next_obs)
+                u, _, _ = self.evolve(self.target, batch.next_obs, prior, u, noise.next_momentum)
+            next_value = self.target.smaller(batch.next_obs, u.tanh())
+            y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
+        q = self.critic(batch.obs, batch.action)  # (2, B)
+        losses = (q - y.unsqueeze(-2)).square().mean(-1)
+        return losses.sum(-1), {"q_losses": losses, "q_values": q.mean(-1)}
 
-    def policy_loss(self, obs, noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Minus the objective, MCMC-PO eq. (17), (S,), and what it saw on the way, (S,) each."""
-        mean, log_std = self.policy(obs)
-        u = start = mean + log_std.exp() * noise[:, 1]
-        distance = log_normal(noise[:, 1], log_std)
-        with torch.no_grad():
-            prior = self.prior(obs)
-        seen = {"policy_std": log_std.exp().mean((1, 2))}
+    def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
+        """Minus the objective, MCMC-PO eq. (17)."""
+        (mean, log_std), prior, beta = self.policy(obs), self.prior(obs), self.pid.beta
+        u = start = mean + log_std.exp() * noise.action
+        distance = log_normal(noise.action, log_std)  # log π_θ(u_0)
+        seen = {"policy_std": log_std.exp().mean((-2, -1))}
         if self.args.leapfrog_steps:
-            u, momentum, gate = self.evolve(self.critic, obs, prior, u, noise[:, 2])
-            distance = distance + (momentum.square() - noise[:, 2].square()).sum(-1) / 2  # log N(ρ_0) - log N(ρ_K)
-            seen |= {"move": (u - start).abs().mean((1, 2)), "gate": gate.mean((1, 2))}
-        distance = distance - log_normal((u - prior[0]) / prior[1].exp(), prior[1])
-        actions, beta = u.tanh(), self.pid.beta[:, None]
-        q, slope = self.critic.slope(self.critic.share(obs), actions.detach())
-        loss = beta * distance - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
+            u, momentum, gate = self.evolve(self.critic, obs, prior, u, noise.momentum)
+            distance = distance + (momentum.square() - noise.momentum.square()).sum(-1) / 2  # log N(ρ_0) - log N(ρ_K)
+            seen |= {"move": (u - start).abs().mean((-2, -1)), "gate": gate.mean((-2, -1))}
+        distance = distance - log_normal((u - prior[0]) / prior[1].exp(), prior[1])  # log π_θt(u_K)
+        loss = beta * distance - self.critic.smaller(obs, u.tanh())
         if self.args.spread_weight:  # D26: KL of two Gaussians that differ in their spread alone
             ratio = log_std - prior[1]
             loss = loss + self.args.spread_weight * beta * (((2 * ratio).exp() - 1) / 2 - ratio).sum(-1)
-        return loss.mean(-1), {name: x.detach() for name, x in (seen | {"distance": distance.mean(-1)}).items()}
+        loss = loss.mean(-1)
+        return loss, seen | {"policy_loss": loss, "distance": distance}
 
-    def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
-        loss, values = self.critic_loss(*inputs)
-        return loss.detach(), values, torch.autograd.grad(loss.sum(), self.q_optimizer.parameters)
-
-    def policy_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `policy_loss` returns, and the gradients of the losses' sum in θ."""
-        loss, _ = self.policy_loss(*inputs)
-        return loss.detach(), torch.autograd.grad(loss.sum(), self.policy_optimizer.parameters)
-
-    def dynamics_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `policy_loss` saw, and the gradients of the losses' sum in h, none without steps."""
-        loss, seen = self.policy_loss(*inputs)
-        h = self.dynamics_optimizer.parameters if self.args.leapfrog_steps else []
-        return seen, torch.autograd.grad(loss.sum(), h) if h else ()
-
-    def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step of the critics, of θ and h by turns, of multiplier and targets, for noise (S, .., B, d)."""
-        q_loss, q_values, gradients = self.critic_gradients(*batch, noise)
-        self.q_optimizer.step(gradients)
-
-        policy_loss, gradients = self.policy_gradients(batch[0], noise)
-        self.policy_optimizer.step(gradients)  # eq. (11): θ at the old h
-        seen, gradients = self.dynamics_gradients(batch[0], noise)
-        if gradients:
-            self.dynamics_optimizer.step(gradients)  # h at the new θ
-        self.pid.step(seen["distance"])
-
+    def update(self, batch: "Batch", noise: NamedTuple) -> dict[str, Tensor]:
+        """A step of the critics, of θ and h by turns, of the multiplier, of prior and targets; what they saw."""
+        seen = self.q_optimizer.minimise(self.critic_loss, batch, noise)
+        first = self.policy_optimizer.minimise(self.policy_loss, batch.obs, noise)  # eq. (11): θ at the old h
+        if self.args.leapfrog_steps:
+            then = self.dynamics_optimizer.minimise(self.policy_loss, batch.obs, noise)  # h at the new θ
+        else:
+            with torch.no_grad():
+                _, then = self.policy_loss(batch.obs, noise)
+        self.pid.step(then["distance"])
         with torch.no_grad():
             self.updates.copy_((self.updates + 1) % self.args.prior_updates)
-            renewed = (self.updates == 0)[:, None, None]
+            renewed = (self.updates == 0).unsqueeze(-1)
             for old, new in zip(self.prior.parameters(), self.policy.parameters()):
                 old.copy_(torch.where(renewed, new, old))  # θ_t, D23
-            torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
-        return seen | {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "replayed": batch[1]}
+        follow(self.target, self.critic, self.args.tau)  # θ' ← θ' + τ (θ - θ')
+        return seen | then | {"policy_loss": first["policy_loss"], "replayed": batch.action}
 
-    def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What an update returned, as scalars (S,) under the names of the logs."""
-        metrics = {"losses/qf_loss": seen["q_loss"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
+    def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What an update saw as numbers, under the names of the logs."""
+        metrics = {"losses/qf_loss": seen["q_losses"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
         for i in range(2):
-            metrics |= {f"losses/qf{i + 1}_{name}": seen[f"q_{name}"][:, i] for name in ("loss", "values")}
-        metrics |= {"losses/distance": seen["distance"], "losses/beta": self.pid.beta.detach().clone()}
-        metrics["losses/distance_target"] = torch.full_like(seen["distance"], self.pid.target)
+            metrics[f"losses/qf{i + 1}_loss"] = seen["q_losses"][..., i]
+            metrics[f"losses/qf{i + 1}_values"] = seen["q_values"][..., i]
+        metrics["losses/distance"] = seen["distance"].mean(-1)
+        metrics["losses/distance_target"] = torch.full_like(metrics["losses/distance"], self.pid.target)
+        metrics["losses/beta"] = self.pid.beta.detach().squeeze(-1)
         metrics |= {f"charts/{name}": seen[name] for name in ("policy_std", "move", "gate") if name in seen}
         if self.args.leapfrog_steps:
-            steps = self.dynamics.log_step.detach().exp()[:, 0].unbind(-1)
-            metrics |= {f"charts/step_size_{i}": step for i, step in enumerate(steps)}
-        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
+            for i, step_size in enumerate(self.dynamics.log_step.detach().exp().squeeze(-2).unbind(-1)):
+                metrics[f"charts/step_size_{i}"] = step_size
+        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((-2, -1))  # by exploring
         return metrics
 
 
 # -------------------------------------------------------------------------------------------------------------- replay
-class Replay:
-    """A ring of rows [s, a, r, s', terminated] for each seed, (S, capacity, 2 ds + d + 2).
+class Batch(NamedTuple):
+    obs: Tensor  # (B, ds)
+    action: Tensor  # (B, d)
+    reward: Tensor  # (B,)
+    next_obs: Tensor  # (B, ds)
+    terminated: Tensor  # (B,): 1 where the task ended, 0 where only time ran out, which does not stop the bootstrap
 
-    `terminated` is 1 where the task ended and 0 where only time ran out: it alone stops the bootstrap."""
 
-    def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
-        self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
-        self.rows = allocate(f"--buffer-size {capacity}", num_seeds, capacity, sum(self.columns), device=device)
-        self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
-        self.size = torch.zeros((), dtype=torch.double, device=device)  # a tensor, so that a CUDA graph can read it
-        self.upload = Upload((num_seeds, sum(self.columns)), device)
+class Replay(Ring):
+    """A ring of transitions, a row each."""
 
-    def add(self, obs, actions, rewards, next_obs, terminated) -> None:
-        """Stores one transition a seed: NumPy arrays (S, ds), (S, d), (S,), (S, ds), (S,)."""
-        row = np.concatenate([obs, actions, rewards[:, None], next_obs, terminated[:, None]], axis=1)
-        self.rows[:, self.added % self.rows.shape[1]] = self.upload(row)
-        self.added += 1
-        self.size.fill_(min(self.added, self.rows.shape[1]))
+    def __init__(self, args: Args, obs_dim: int, act_dim: int):
+        self.columns = obs_dim, act_dim, 1, obs_dim, 1  # of Batch
+        super().__init__("buffer_size", min(args.buffer_size, args.total_timesteps), sum(self.columns))
 
-    def sample(self, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """s (S, B, ds), a (S, B, d), r (S, B), s' (S, B, ds), terminated (S, B), for uniform (S, B) in [0, 1)."""
-        index = (uniform * self.size).long() + self.offset
-        rows = self.rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
-        obs, actions, rewards, next_obs, terminated = rows.split(self.columns, dim=-1)
-        return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
+    def sample(self, uniform: Tensor) -> Batch:
+        """Transitions drawn by uniform numbers (B,) in [0, 1)."""
+        drawn = take(self.rows, (uniform * self.size).long())
+        obs, action, reward, next_obs, terminated = drawn.split(self.columns, dim=-1)
+        return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, run: Run) -> None:
     """HPO Algorithm 1, whose lines are numbered beside ours; `run` resumes, evaluates, saves and logs meanwhile."""
-    envs = run.environments()  # one a seed, with actions in [-1, 1] (D6)
-    agent = Agent(args, envs.obs_dim, envs.act_dim, run.device)
-    replay = Replay(args.num_seeds, min(args.buffer_size, args.total_timesteps), envs.obs_dim, envs.act_dim, run.device)
+    envs = run.environments()  # with actions in [-1, 1] (D6)
+    agent = run.side_by_side(Agent, args, envs.obs_dim, envs.act_dim)
+    replay = run.side_by_side(Replay, args, envs.obs_dim, envs.act_dim)
     act, learn = run.fast(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
     for step in run.steps(replay):
-        if step < max(args.learning_starts, 1):
-            actions = envs.random_actions()
-        else:
-            acting, updating, uniform = run.numbers(step)
-            actions = act(envs.obs, acting)  # lines 3, 4
-            run.record(learn(uniform, updating))  # lines 7 to 10; on a GPU while the environments step
-        replay.add(*envs.step(actions))  # lines 5, 6
+        numbers = run.numbers(step)
+        random = step < args.random_steps
+        action = envs.random_actions() if random else act(envs.obs, numbers.acting)  # lines 3, 4
+        if step >= max(args.learning_starts, 1):
+            run.record(learn(numbers.uniform, numbers.updating))  # lines 7 to 10; on a GPU while the environment steps
+        replay.add(*envs.step(action))  # lines 5, 6
 
 
 if __name__ == "__main__":

@@ -7,51 +7,56 @@
 A deterministic policy proposes a_0 = π_θ(s). K coupling layers, each of which moves the half of the coordinates that
 its mask m leaves out, carry it up the potential U, with the last policy π_θt for a prior:
 
-    y = m ⊙ x + (1 - m) ⊙ [ (x + ε²/2 g + ε exp(σ(m ⊙ x))) ⊙ exp(S(m ⊙ x)) + T(m ⊙ x) ],     MCMC-PO eqs. (8), (9)
+    y = m ⊙ x + (1 - m) ⊙ [ (x + ε²/2 g + ε exp(σ(m ⊙ x))) ⊙ exp(S(m ⊙ x)) + T(m ⊙ x) ]      MCMC-PO eqs. (8), (9)
     U(s, a) = min(Q1, Q2)(s, a)/β_t - ‖a - π_θt(s)‖,   g = ∇_a U / ‖∇_a U‖                    MCMC-PO eq. (6), D28
 
 where σ, S and T are small networks, h together. By turns (eq. 11) θ, at fixed h, and h, at the new θ, maximise
 
-    J(θ, h) = E[ Q1(s, a_K) ] - β_t D̂,   D̂ = E ‖a_K - π_θt(s)‖,                              MCMC-PO eq. (10)
+    J(θ, h) = E[ Q1(s, a_K) ] - β_t D̂,   D̂ = E ‖a_K - π_θt(s)‖                               MCMC-PO eq. (10)
 
-and a PID controller sets β_t so that D̂ stays at its target (§4.1). The rest is TD3: twin critics whose target takes
-the slow copies of policy and flow with clipped noise, exploration by added noise, a policy that learns every second
-update. The paper has no listing for this one; its Algorithm 1, which is HPO's line by line, is numbered beside the
-loop. "D21" to "D33" are our readings of it, with their reasons in docs/mcmcpo.md.
+and a PID controller sets β_t so that D̂ stays at its target (§4.1). a_K is clamped to the box for the critics and the
+environment, not for the distance (D32). The rest is TD3: twin critics whose target takes the slow copies of policy and
+flow with clipped noise, exploration by added noise, a policy that learns every second update. The paper has no listing
+for this one; its Algorithm 1, which is HPO's line by line, is numbered beside the loop. "MCMC-PO" is the paper Markov
+Chain Monte Carlo Policy Optimization; D and a number is one of our readings, with its reason in docs/mcmcpo.md, or in
+docs/method.md up to D19.
 
-The seed axis: as in `sac_continuous.py`, all tensors lead with the seeds S. Read the shapes without it.
+The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
+several seeds of it side by side (runtime/seeds.py).
 
-Of `sac_continuous.py` it changes `Args`, `TABLE_FIELDS`, `TABLE`, `LIMITS`, `table`, `Policy`, `Policy.__init__`,
-`Policy.forward`, `Agent`, `Agent.__init__`, `Agent.tensors`, `Agent.noise_shapes`, `Agent.act`, `Agent.readings`,
-`Agent.critic_loss`, `Agent.policy_loss`, `Agent.policy_gradients`, `Agent.update`, `Agent.metrics` and `train`;
-it lacks `squash`, `Policy.draw`, `Policy.sample` and `Policy.mean_action`; it adds `BETA_MIN`, `Flow`, `Pid`,
-`Agent.evolve`, `Agent.evolved` and `Agent.flow_gradients`.
+Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.__init__`, `Policy.forward`, `Agent`,
+`Agent.__init__`, `Agent.noise_shapes`, `Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss`,
+`Agent.update`, `Agent.metrics` and `train`; it lacks `LOG_STD_MIN`, `TABLE`, `table`, `Policy.sample`,
+`Policy.mean_action`, `squash` and `Agent.alpha_loss`; it adds `BETA_MIN`, `Flow`, `action_gradient`, `Pid`,
+`Agent.evolve` and `Agent.evolved`.
 """
 
 import copy
 import dataclasses
-import itertools
 import math
 import sys
+from typing import NamedTuple
 
 from runtime.arguments import RunArgs
-from runtime.device import Upload, allocate
-from runtime.products import product
+from runtime.contract import Learner
+from runtime.replay import Ring
 from runtime.run import Run, launch
+from runtime.seeds import Adam, Linear, follow, initialise, number, take
 
-import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
 
 HIDDEN = 256  # units in each hidden layer of the policy and the critics
-BETA_MIN = 1e-3  # D21
 
 
 # ---------------------------------------------------------------------------------------- arguments
 @dataclasses.dataclass
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
-    learning_starts: int = 5_000  # steps of uniformly random actions before the first update (D12)
+    random_steps: int = 5_000  # first steps, whose actions are uniformly random (D12)
+    learning_starts: int = 5_000  # steps before the first update (D12)
     batch_size: int = 256  # transitions in an update
     buffer_size: int = 1_000_000  # transitions kept for each seed
     gamma: float = 0.99  # discount factor
@@ -78,145 +83,100 @@ class Args(RunArgs):
     eval_base: bool = False  # let evaluations count the policy without its flow; both readings are recorded (D9)
 
 
-# fmt: off
-TABLE_FIELDS = ()
-TABLE = {"Hopper": ()}
 LIMITS = {  # smallest and largest value of each number
-    "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1),
-    "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "dynamics_lr": (0, 1), "q_lr": (1e-12, 1),
+    "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "dynamics_lr": (0, 1), "q_lr": (1e-12, 1),
     "exploration_noise": (0, 10), "policy_noise": (0, 10), "noise_clip": (0, 10), "policy_frequency": (1, 10**6),
     "langevin_steps": (0, 1000), "step_size": (0, 100), "langevin_hidden": (1, 10**5), "prior_updates": (1, 10**9),
     "distance_target": (1e-9, 1e3), "beta": (1e-3, 1e9), "beta_max": (1e-3, 1e9),
     "pid_p": (0, 1e6), "pid_i": (1e-9, 1e6), "pid_d": (0, 1e6), "pid_bound": (1e-3, 1e9),
-}
-# fmt: on
-
-
-def table(env_id: str) -> tuple[str, dict]:
-    """The paper has no row for this algorithm on any environment."""
-    return "", {}
+}  # fmt: skip
+BETA_MIN = 1e-3  # D21
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
-class Network(nn.Module):
-    """A network for each seed, or two with twins=2: N = twins · S networks, the weights drawn seed by seed.
+def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
+    """First weights (out, in) and biases (out,) of a layer: uniform on ±1/√in (D12)."""
+    bound = 1 / math.sqrt(weight.shape[1])
+    weight.uniform_(-bound, bound, generator=stream)
+    bias.uniform_(-bound, bound, generator=stream)
 
-    Weights (N, in, out) and biases are uniform on ±1/√in. The last layer's weights are (N, out, in) and its output has
-    the batch as last axis: a narrow product is several times faster so, on a CPU.
-    """
 
-    def __init__(self, init: list[torch.Generator], twins: int, sizes: list[int], activate=torch.relu_):
+class Critic(nn.Module):
+    """Twin critics Q1 and Q2: every layer twice."""
+
+    def __init__(self, obs_dim: int, act_dim: int):
         super().__init__()
-        self.layers, self.activate, self.twins = nn.ParameterList(), activate, twins
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            shapes = [(n_in, n_out), (1, n_out)] if i < len(sizes) - 2 else [(n_out, n_in), (n_out, 1)]
-            for shape in shapes:
-                self.layers.append(torch.empty(twins * len(init), *shape))
-                for rows, generator in zip(self.layers[-1].data.split(twins), init):
-                    rows.uniform_(-1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+        self.fc1 = Linear(obs_dim + act_dim, HIDDEN, copies=2)
+        self.fc2 = Linear(HIDDEN, HIDDEN, copies=2)
+        self.q = Linear(HIDDEN, 1, copies=2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(S, B, in) -> (N, out, B)."""
-        x = x if self.twins == 1 else x.repeat_interleave(2, dim=0)
-        *hidden, last, last_bias = self.layers
-        for weight, bias in zip(hidden[::2], hidden[1::2]):
-            x = self.activate(product(x, weight) + bias)
-        return product(last, x.mT) + last_bias
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Q1 and Q2, (2, B), at states (B, ds) and actions (B, d)."""
+        x = F.relu(self.fc1(obs, action))
+        x = F.relu(self.fc2(x))
+        return self.q(x).squeeze(-1)
+
+    def smaller(self, obs: Tensor, action: Tensor) -> Tensor:
+        """min(Q1, Q2), (B,)."""
+        return self(obs, action).amin(-2)
 
 
-class Critic(Network):
-    """Twin critics, with ∇_a Q in closed form."""
+class Policy(nn.Module):
+    """A deterministic policy."""
 
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
-        super().__init__(init, 2, [obs_dim + act_dim, HIDDEN, HIDDEN, 1])
-        self.obs_dim = obs_dim
+    def __init__(self, obs_dim: int, act_dim: int):
+        super().__init__()
+        self.fc1 = Linear(obs_dim, HIDDEN)
+        self.fc2 = Linear(HIDDEN, HIDDEN)
+        self.mean = Linear(HIDDEN, act_dim)
 
-    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Q1 and Q2, (S, 2, B), at actions (S, B, d)."""
-        return super().forward(torch.cat([obs, actions], dim=-1)).view(len(obs), 2, -1)
-
-    @torch.no_grad()
-    def share(self, obs: torch.Tensor) -> torch.Tensor:
-        """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
-        return product(obs.repeat_interleave(2, dim=0), self.layers[0][:, : self.obs_dim]) + self.layers[1]
-
-    @torch.no_grad()
-    def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """min(Q1, Q2), (S, B), and its gradient in the action, (S, B, d): that of the smaller critic (D7).
-
-        Q is piecewise linear in a, so this gradient is piecewise constant: masks and transposed weights give it, and
-        double backward would hold it constant too. Neither sees its jumps at the kinks of Q (docs/method.md).
-        """
-        first, _, second, bias, last, last_bias = self.layers
-        first = first[:, self.obs_dim :]
-        h1 = (product(actions.repeat_interleave(2, dim=0), first) + share).relu_()
-        h2 = (product(h1, second) + bias).relu_()
-        q1, q2 = (product(last, h2.mT) + last_bias).view(len(actions), 2, -1).unbind(1)
-        flow = torch.where(h2 > 0, last, 0)
-        flow = torch.where(h1 > 0, product(flow, second.mT), 0)
-        slope1, slope2 = product(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
-        return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
-
-
-class Policy(Network):
-    """A deterministic policy: a_0 in [-1, 1]^d."""
-
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
-        super().__init__(init, 1, [obs_dim, HIDDEN, HIDDEN, act_dim])
-
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """(S, B, ds) -> (S, B, d)."""
-        return super().forward(obs).mT.tanh()
+    def forward(self, obs: Tensor) -> Tensor:
+        """a_0 in [-1, 1], (B, d), at states (B, ds)."""
+        x = F.relu(self.fc1(obs))
+        x = F.relu(self.fc2(x))
+        return self.mean(x).tanh()
 
 
 # -------------------------------------------------------------------------------------------------- Langevin dynamics
 class Flow(nn.Module):
     """h: K coupling layers with σ, S and T of one hidden ELU layer each; σ starts at -3, S and T at 0 (D31)."""
 
-    def __init__(self, init: list[torch.Generator], steps: int, act_dim: int, hidden: int):
+    def __init__(self, steps: int, act_dim: int, hidden: int):
         super().__init__()
         self.layers = nn.ModuleList()
         for _ in range(steps):
-            parts = [Network(init, 1, [act_dim, hidden, act_dim], nn.functional.elu_) for _ in range(3)]
-            for part, value in zip(parts, (-3.0, 0.0, 0.0)):
-                part.layers[-2].data.zero_(), part.layers[-1].data.fill_(value)
-            self.layers.append(nn.ModuleList(parts))
-        first = (torch.arange(act_dim) < act_dim // 2).float()  # masks alternate ⌊d/2⌋ and ⌈d/2⌉ ones (D30)
-        self.register_buffer("masks", torch.stack([first, 1 - first]), persistent=False)
+            layer = nn.ModuleDict()
+            for name, first in (("sigma", -3.0), ("scale", 0.0), ("shift", 0.0)):  # σ, S and T
+                layer[name] = nn.Sequential(Linear(act_dim, hidden), nn.ELU(), Linear(hidden, act_dim))
+                nn.init.zeros_(layer[name][-1].weight)
+                nn.init.constant_(layer[name][-1].bias, first)
+            self.layers.append(layer)
 
-    def forward(self, x: torch.Tensor, gradient, size: float) -> torch.Tensor:
-        """a_K from a_0, (S, B, d), eqs. (8) and (9); `gradient` maps x to g. The masked half of x is all that the
+    def forward(self, x: Tensor, gradient, step_size: float) -> Tensor:
+        """a_K from a_0, (B, d), eqs. (8) and (9); `gradient` maps x to g. The masked half of x is all that the
         networks see, and the other half of what they give all that is used (D29)."""
-        for k, (sigma, scale, shift) in enumerate(self.layers):
-            mask = self.masks[k % 2]
+        dims = x.shape[-1]
+        mask = (torch.arange(dims, device=x.device) < dims // 2).to(x.dtype)  # masks alternate ⌊d/2⌋, ⌈d/2⌉ ones (D30)
+        for layer in self.layers:
             seen = mask * x
-            moved = x + size**2 / 2 * gradient(x) + size * sigma(seen).mT.exp()
-            x = seen + (1 - mask) * (moved * scale(seen).mT.exp() + shift(seen).mT)
+            moved = x + step_size**2 / 2 * gradient(x) + step_size * layer["sigma"](seen).exp()
+            x = seen + (1 - mask) * (moved * layer["scale"](seen).exp() + layer["shift"](seen))
+            mask = 1 - mask
         return x
 
 
+def action_gradient(critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
+    """∇_a min(Q1, Q2), (B, d), that of the smaller critic (D7), which back-propagation holds constant: a critic of
+    ReLUs is piecewise linear in a, so its gradient is piecewise constant, and its jumps no pathwise gradient sees."""
+    with torch.enable_grad():
+        action = action.detach().requires_grad_()
+        return torch.autograd.grad(critic.smaller(obs, action).sum(), action)[0]
+
+
 # ------------------------------------------------------------------------------------------------------------ learning
-class Adam:
-    """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
-
-    def __init__(self, parameters: list[nn.Parameter], lr: float):
-        self.parameters, self.lr = list(parameters), lr
-        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
-
-    def state(self) -> list[torch.Tensor]:
-        return [*self.means, *self.squares, *self.steps]
-
-    def step(self, gradients: tuple[torch.Tensor, ...]) -> None:
-        torch._foreach_add_(self.steps, 1)
-        torch._fused_adam_(
-            self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self.lr, beta1=0.9, beta2=0.999,
-            weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-
 class Pid(nn.Module):
-    """β of each seed by PID control of a distance D̂ (MCMC-PO §4.1). Its state (S,) is saved with the weights.
+    """β by PID control of a distance D̂ (MCMC-PO §4.1). Its state (1,) is saved with the weights.
 
     Δ ← D̂ - target;  ∂ ← D̂ - D̂_prev;  I ← (I + Δ)_+;  β ← (K_P Δ + K_I I + K_D ∂)_+,  where Δ is at most bound · target,
     and β and K_I I at most beta_max, so that the integral does not wind up (D26), and β at least BETA_MIN (D21).
@@ -226,14 +186,14 @@ class Pid(nn.Module):
         super().__init__()
         self.args, self.target = args, target
         first = min(args.beta, args.beta_max)
-        self.beta, self.integral, self.previous = (
-            nn.Parameter(torch.full((args.num_seeds,), value), False) for value in (first, first / args.pid_i, target)
-        )
+        self.beta = number(first, False)
+        self.integral = number(first / args.pid_i, False)
+        self.previous = number(target, False)
 
     @torch.no_grad()
-    def step(self, distance: torch.Tensor) -> None:
-        """One step for D̂ (S,)."""
-        gain = self.args
+    def step(self, distances: Tensor) -> None:
+        """One step for the distances (B,) of a batch, whose mean is D̂."""
+        gain, distance = self.args, distances.mean(-1, keepdim=True)
         error = (distance - self.target).clamp(max=gain.pid_bound * self.target)
         change = distance - self.previous
         self.integral.copy_((self.integral + error).clamp(0, gain.beta_max / gain.pid_i))
@@ -242,197 +202,162 @@ class Pid(nn.Module):
         self.previous.copy_(distance)
 
 
-class Agent(nn.Module):
-    """Networks, flow, multiplier and optimizers of all seeds, and one update."""
+class Agent(Learner):
+    """Networks, flow, multiplier and optimizers, and an update of them."""
 
-    COMPILED = "act", "critic_gradients", "policy_gradients", "flow_gradients"
-
-    def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
+    def __init__(self, args: Args, obs_dim: int, act_dim: int):
         super().__init__()
         self.args, self.act_dim = args, act_dim
-        init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
-        self.critic = Critic(init, obs_dim, act_dim)
-        self.policy = Policy(init, obs_dim, act_dim)
-        self.flow = Flow(init, args.langevin_steps, act_dim, args.langevin_hidden)
-        self.target, self.target_policy, self.target_flow, self.prior = (
-            copy.deepcopy(x).requires_grad_(False) for x in (self.critic, self.policy, self.flow, self.policy)
-        )
+        self.critic = Critic(obs_dim, act_dim)
+        self.policy = Policy(obs_dim, act_dim)
+        initialise(self, start)
+        self.flow = Flow(args.langevin_steps, act_dim, args.langevin_hidden)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.target_flow = copy.deepcopy(self.flow).requires_grad_(False)
+        self.prior = copy.deepcopy(self.policy).requires_grad_(False)  # π_θt
         self.pid = Pid(args, args.distance_target * math.sqrt(act_dim))
-        self.updates = nn.Parameter(torch.zeros(args.num_seeds), False)  # of the policy since the prior was renewed
-        self.to(device)
+        self.updates = number(0.0, False)  # of the policy since the prior was renewed
         self.policy_optimizer = Adam(self.policy.parameters(), args.policy_lr)
-        self.flow_optimizer = Adam(self.flow.parameters(), args.dynamics_lr)
+        if args.langevin_steps:
+            self.flow_optimizer = Adam(self.flow.parameters(), args.dynamics_lr)
         self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
 
-    def tensors(self) -> list[torch.Tensor]:
-        """All that training changes: weights, prior, controller, Adam's state."""
-        optimizers = self.q_optimizer, self.policy_optimizer, self.flow_optimizer
-        return [p.data for p in self.parameters()] + [x for optimizer in optimizers for x in optimizer.state()]
+    def noise_shapes(self) -> tuple[dict, dict]:
+        """Standard normal numbers that a step needs, by name: to act, and to update."""
+        return {"action": (1, self.act_dim)}, {"next_action": (self.args.batch_size, self.act_dim)}
 
-    def noise_shapes(self) -> tuple[tuple, tuple]:
-        """Normal numbers that a step needs for each seed: acting's and the target's."""
-        return (1, self.act_dim), (1, self.args.batch_size, self.act_dim)
-
-    def evolve(self, flow: Flow, critic: Critic, obs, actions) -> torch.Tensor:
-        """a_K before the clamp, (S, B, d). g is held constant: a direction's derivative has no bound near 0 (D31)."""
+    def evolve(self, flow: Flow, critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
+        """a_K before the clamp, (B, d). g is held constant: a direction's derivative has no bound near 0 (D31)."""
         if not self.args.langevin_steps:
-            return actions
-        with torch.no_grad():
-            share, prior, beta = critic.share(obs), self.prior(obs), self.pid.beta[:, None, None]
+            return action
+        prior, beta = self.prior(obs), self.pid.beta.unsqueeze(-1)
 
         @torch.no_grad()
-        def gradient(x):
-            g = critic.slope(share, x.clamp(-1, 1))[1] / beta - nn.functional.normalize(x - prior, dim=-1)
-            return nn.functional.normalize(g, dim=-1) if self.args.normalize_gradient else g  # D22
+        def gradient(x: Tensor) -> Tensor:
+            g = action_gradient(critic, obs, x.clamp(-1, 1)) / beta - F.normalize(x - prior, dim=-1)  # ∇_a U, eq. (6)
+            return F.normalize(g, dim=-1) if self.args.normalize_gradient else g  # D22
 
-        return flow(actions, gradient, self.args.step_size)
+        return flow(action, gradient, self.args.step_size)
 
-    @torch.no_grad()
-    def evolved(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d)."""
+    def evolved(self, obs: Tensor) -> Tensor:
+        """The action with the noise off, (B, d)."""
         return self.evolve(self.flow, self.critic, obs, self.policy(obs)).clamp(-1, 1)
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Exploration: actions (S, d) for obs (S, ds) and noise (S, 1, d)."""
-        return (self.evolved(obs[:, None]) + self.args.exploration_noise * noise).clamp(-1, 1)[:, 0]
+    def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
+        """Exploration: an action (1, d) at a state (1, ds)."""
+        return (self.evolved(obs) + self.args.exploration_noise * noise.action).clamp(-1, 1)
 
-    def readings(self) -> dict:
-        """The policies that an evaluation runs, noise off; the first is the one that counts."""
+    def policies(self) -> dict:
+        """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
         if not self.args.langevin_steps:
             return {"base": self.policy}
         policies = {"langevin": self.evolved, "base": self.policy}
         return dict(reversed(policies.items())) if self.args.eval_base else policies
 
-    def critic_loss(self, obs, actions, rewards, next_obs, terminated, noise) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
+    def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
+        """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            next_actions = self.evolve(self.target_flow, self.target, next_obs, self.target_policy(next_obs))  # D32
-            smooth = (self.args.policy_noise * noise[:, 0]).clamp(-self.args.noise_clip, self.args.noise_clip)
-            next_q = self.target(next_obs, (next_actions.clamp(-1, 1) + smooth).clamp(-1, 1)).amin(1)
-            y = rewards + self.args.gamma * (1 - terminated) * next_q
-        q = self.critic(obs, actions)
-        return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
+            next_action = self.target_policy(batch.next_obs)
+            next_action = self.evolve(self.target_flow, self.target, batch.next_obs, next_action).clamp(-1, 1)  # D32
+            smooth = (self.args.policy_noise * noise.next_action).clamp(-self.args.noise_clip, self.args.noise_clip)
+            next_value = self.target.smaller(batch.next_obs, (next_action + smooth).clamp(-1, 1))
+            y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
+        q = self.critic(batch.obs, batch.action)  # (2, B)
+        losses = (q - y.unsqueeze(-2)).square().mean(-1)
+        return losses.sum(-1), {"q_losses": losses, "q_values": q.mean(-1)}
 
-    def policy_loss(self, obs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Minus the objective, MCMC-PO eq. (10), (S,), and what it saw on the way, (S,) each."""
-        start = self.policy(obs)
-        actions = self.evolve(self.flow, self.critic, obs, start)
-        loss = -self.critic(obs, actions.clamp(-1, 1))[:, 0].mean(-1)  # a clamped coordinate gets no gradient from Q
-        with torch.no_grad():
-            prior = self.prior(obs)
-        distance = torch.linalg.vector_norm(actions - prior, dim=-1).mean(-1)  # before the clamp (D32)
-        if self.args.langevin_steps:
-            loss = loss + self.pid.beta * distance
-        seen = {"move": (actions - start).abs().mean((1, 2)), "clamped": (actions.abs() > 1).float().mean((1, 2))}
-        return loss, {name: x.detach() for name, x in (seen | {"distance": distance}).items()}
+    def policy_loss(self, obs: Tensor) -> tuple[Tensor, dict]:
+        """Minus the objective, MCMC-PO eq. (10)."""
+        first = self.policy(obs)
+        action = self.evolve(self.flow, self.critic, obs, first)
+        q, _ = self.critic(obs, action.clamp(-1, 1)).unbind(-2)  # a clamped coordinate gets no gradient from Q
+        distance = torch.linalg.vector_norm(action - self.prior(obs), dim=-1)  # before the clamp (D32)
+        loss = self.pid.beta * distance - q if self.args.langevin_steps else -q
+        loss = loss.mean(-1)
+        seen = {"move": (action - first).abs().mean((-2, -1)), "clamped": (action.abs() > 1).float().mean((-2, -1))}
+        return loss, seen | {"policy_loss": loss, "distance": distance}
 
-    def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
-        loss, values = self.critic_loss(*inputs)
-        return loss.detach(), values, torch.autograd.grad(loss.sum(), self.q_optimizer.parameters)
-
-    def policy_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `policy_loss` returns, and the gradients of the losses' sum in θ."""
-        loss, seen = self.policy_loss(*inputs)
-        return loss.detach(), seen, torch.autograd.grad(loss.sum(), self.policy_optimizer.parameters)
-
-    def flow_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `policy_loss` saw, and the gradients of the losses' sum in h."""
-        loss, seen = self.policy_loss(*inputs)
-        return seen, torch.autograd.grad(loss.sum(), self.flow_optimizer.parameters, materialize_grads=True)
-
-    def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor, policy: bool) -> dict[str, torch.Tensor]:
-        """One step of the critics and, if `policy`, of θ and h by turns, of the multiplier and of the targets."""
-        q_loss, q_values, gradients = self.critic_gradients(*batch, noise)
-        self.q_optimizer.step(gradients)
-        found = {"q_loss": q_loss, "q_values": q_values, "replayed": batch[1]}
+    def update(self, batch: "Batch", noise: NamedTuple, policy: bool) -> dict[str, Tensor]:
+        """A step of the critics and, if `policy`, of θ and h by turns, of the multiplier, of prior and targets; what
+        they saw."""
+        seen = self.q_optimizer.minimise(self.critic_loss, batch, noise) | {"replayed": batch.action}
         if not policy:
-            return found
-
-        policy_loss, seen, gradients = self.policy_gradients(batch[0])
-        self.policy_optimizer.step(gradients)  # eq. (11): θ at the old h
+            return seen
+        first = self.policy_optimizer.minimise(self.policy_loss, batch.obs)  # eq. (11): θ at the old h
+        seen |= first
         if self.args.langevin_steps:
-            seen, gradients = self.flow_gradients(batch[0])
-            self.flow_optimizer.step(gradients)  # h at the new θ
+            seen |= self.flow_optimizer.minimise(self.policy_loss, batch.obs)  # h at the new θ
             self.pid.step(seen["distance"])
+            follow(self.target_flow, self.flow, self.args.tau)
         with torch.no_grad():
             self.updates.copy_((self.updates + 1) % self.args.prior_updates)
-            renewed = (self.updates == 0)[:, None, None]
+            renewed = (self.updates == 0).unsqueeze(-1)
             for old, new in zip(self.prior.parameters(), self.policy.parameters()):
                 old.copy_(torch.where(renewed, new, old))  # θ_t, D23
-            for slow, fast in (
-                (self.target, self.critic),
-                (self.target_policy, self.policy),
-                (self.target_flow, self.flow),
-            ):
-                if len(list(fast.parameters())):
-                    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), self.args.tau)
-        return found | seen | {"policy_loss": policy_loss}
+        follow(self.target_policy, self.policy, self.args.tau)
+        follow(self.target, self.critic, self.args.tau)  # θ' ← θ' + τ (θ - θ')
+        return seen | {"policy_loss": first["policy_loss"]}
 
-    def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What updates returned, as scalars (S,) under the names of the logs."""
-        metrics = {"losses/qf_loss": seen["q_loss"].mean(-1)}
+    def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What updates saw as numbers, under the names of the logs."""
+        metrics = {"losses/qf_loss": seen["q_losses"].mean(-1)}
         for i in range(2):
-            metrics |= {f"losses/qf{i + 1}_{name}": seen[f"q_{name}"][:, i] for name in ("loss", "values")}
+            metrics[f"losses/qf{i + 1}_loss"] = seen["q_losses"][..., i]
+            metrics[f"losses/qf{i + 1}_values"] = seen["q_values"][..., i]
         if "policy_loss" in seen:
-            metrics |= {"losses/actor_loss": seen["policy_loss"], "losses/distance": seen["distance"]}
+            metrics |= {"losses/actor_loss": seen["policy_loss"], "losses/distance": seen["distance"].mean(-1)}
         if "policy_loss" in seen and self.args.langevin_steps:
-            metrics |= {"losses/beta": self.pid.beta.detach().clone(), "charts/move": seen["move"]}
-            metrics |= {"charts/clamped_fraction": seen["clamped"]}
-            metrics["losses/distance_target"] = torch.full_like(seen["distance"], self.pid.target)
-        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
+            metrics["losses/distance_target"] = torch.full_like(metrics["losses/distance"], self.pid.target)
+            metrics["losses/beta"] = self.pid.beta.detach().squeeze(-1)
+            metrics |= {"charts/move": seen["move"], "charts/clamped_fraction": seen["clamped"]}
+        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((-2, -1))  # by exploring
         return metrics
 
 
 # -------------------------------------------------------------------------------------------------------------- replay
-class Replay:
-    """A ring of rows [s, a, r, s', terminated] for each seed, (S, capacity, 2 ds + d + 2).
+class Batch(NamedTuple):
+    obs: Tensor  # (B, ds)
+    action: Tensor  # (B, d)
+    reward: Tensor  # (B,)
+    next_obs: Tensor  # (B, ds)
+    terminated: Tensor  # (B,): 1 where the task ended, 0 where only time ran out, which does not stop the bootstrap
 
-    `terminated` is 1 where the task ended and 0 where only time ran out: it alone stops the bootstrap."""
 
-    def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
-        self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
-        self.rows = allocate(f"--buffer-size {capacity}", num_seeds, capacity, sum(self.columns), device=device)
-        self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
-        self.size = torch.zeros((), dtype=torch.double, device=device)  # a tensor, so that a CUDA graph can read it
-        self.upload = Upload((num_seeds, sum(self.columns)), device)
+class Replay(Ring):
+    """A ring of transitions, a row each."""
 
-    def add(self, obs, actions, rewards, next_obs, terminated) -> None:
-        """Stores one transition a seed: NumPy arrays (S, ds), (S, d), (S,), (S, ds), (S,)."""
-        row = np.concatenate([obs, actions, rewards[:, None], next_obs, terminated[:, None]], axis=1)
-        self.rows[:, self.added % self.rows.shape[1]] = self.upload(row)
-        self.added += 1
-        self.size.fill_(min(self.added, self.rows.shape[1]))
+    def __init__(self, args: Args, obs_dim: int, act_dim: int):
+        self.columns = obs_dim, act_dim, 1, obs_dim, 1  # of Batch
+        super().__init__("buffer_size", min(args.buffer_size, args.total_timesteps), sum(self.columns))
 
-    def sample(self, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """s (S, B, ds), a (S, B, d), r (S, B), s' (S, B, ds), terminated (S, B), for uniform (S, B) in [0, 1)."""
-        index = (uniform * self.size).long() + self.offset
-        rows = self.rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
-        obs, actions, rewards, next_obs, terminated = rows.split(self.columns, dim=-1)
-        return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
+    def sample(self, uniform: Tensor) -> Batch:
+        """Transitions drawn by uniform numbers (B,) in [0, 1)."""
+        drawn = take(self.rows, (uniform * self.size).long())
+        obs, action, reward, next_obs, terminated = drawn.split(self.columns, dim=-1)
+        return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, run: Run) -> None:
     """HPO Algorithm 1, whose lines are numbered beside ours; `run` resumes, evaluates, saves and logs meanwhile."""
-    envs = run.environments()  # one a seed, with actions in [-1, 1] (D6)
-    agent = Agent(args, envs.obs_dim, envs.act_dim, run.device)
-    replay = Replay(args.num_seeds, min(args.buffer_size, args.total_timesteps), envs.obs_dim, envs.act_dim, run.device)
+    envs = run.environments()  # with actions in [-1, 1] (D6)
+    agent = run.side_by_side(Agent, args, envs.obs_dim, envs.act_dim)
+    replay = run.side_by_side(Replay, args, envs.obs_dim, envs.act_dim)
 
-    def learn(policy: bool):
+    def learning(policy: bool):
         return lambda uniform, noise: agent.update(replay.sample(uniform), noise, policy)
 
-    act, learn_all, learn_critics = run.fast(agent, learn(True), learn(False))
+    act, learn_all, learn_critics = run.fast(agent, learning(True), learning(False))
     for step in run.steps(replay):
-        if step < max(args.learning_starts, 1):
-            actions = envs.random_actions()
-        else:
-            acting, updating, uniform = run.numbers(step)
-            actions = act(envs.obs, acting)  # lines 3, 4
-            update = learn_critics if step % args.policy_frequency else learn_all
-            run.record(update(uniform, updating))  # lines 7 to 10; on a GPU while the environments step
-        replay.add(*envs.step(actions))  # lines 5, 6
+        numbers = run.numbers(step)
+        random = step < args.random_steps
+        action = envs.random_actions() if random else act(envs.obs, numbers.acting)  # lines 3, 4
+        if step >= max(args.learning_starts, 1):
+            learn = learn_critics if step % args.policy_frequency else learn_all
+            run.record(learn(numbers.uniform, numbers.updating))  # lines 7 to 10; on a GPU while the environment steps
+        replay.add(*envs.step(action))  # lines 5, 6
 
 
 if __name__ == "__main__":

@@ -79,7 +79,6 @@ class Args(RunArgs):
     eval_base: bool = False  # let evaluations count the base policy's mean; both readings are recorded (D9)
 
 
-# fmt: off
 TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training and in exploration, ε (D2), K, l, h; and D10
     "HalfCheetah": dict(alpha=0.2, momentum_std_train=1.0, momentum_std_explore=0.5, step_size=0.2,
         leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=True),
@@ -97,24 +96,12 @@ TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training and in exploration, ε
         leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=False),
     "HumanoidFlagrunHarderBullet": dict(alpha=0.05, momentum_std_train=0.2, momentum_std_explore=1.5, step_size=0.15,
         leapfrog_steps=3, policy_layers=2, leapfrog_hidden=64, leapfrog_state=False),
-}
-# fmt: on
+}  # fmt: skip
 LIMITS = {  # smallest and largest value of each number
-    "random_steps": (0, 10**12),
-    "learning_starts": (0, 10**12),
-    "batch_size": (1, 10**6),
-    "buffer_size": (1, 10**10),
-    "gamma": (0, 1),
-    "tau": (1e-9, 1),
-    "policy_lr": (1e-12, 1),
-    "q_lr": (1e-12, 1),
-    "alpha": (1e-9, 1e6),
-    "policy_layers": (1, 2),
-    "leapfrog_steps": (0, 1000),
-    "step_size": (0, 100),
-    "leapfrog_hidden": (1, 10**5),
-    "momentum_std_train": (1e-6, 1e3),
-    "momentum_std_explore": (1e-6, 1e3),
+    "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6),
+    "policy_layers": (1, 2), "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
+    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }  # fmt: skip
 
 

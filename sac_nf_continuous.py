@@ -18,33 +18,33 @@ Jacobian stretches by 1 + β/(α_r + r) across the ray and by 1 + β α_r/(α_r 
 and SAC's objective and critics stay as they are. At the start β = 0: the policy begins as SAC's, and with
 --num-flows 0 it is SAC to the bit. This is the second baseline of "HPO", the paper Hamiltonian Policy Optimization
 (section 5.1.2), after Mazoure et al., "Leveraging exploration in off-policy algorithms via normalizing flows" (2019),
-who use one hidden layer (--policy-layers 1), 2 or 3 flows and α = 0.05. "D1" to "D16" are our readings of HPO, with
-their reasons in docs/method.md.
+who use one hidden layer (--policy-layers 1), 2 or 3 flows and α = 0.05. D and a number is one of our readings of HPO,
+with its reason in docs/method.md.
 
-The seed axis. One process trains S seeds side by side: parameters, optimizer states, replay and environments
-have a leading axis of length S. Losses are means over the batch and sums over seeds, Adam works element by
-element, and each seed draws from a random stream of its own, so no seed can influence another. Read the shapes
-below without their S to read the plain algorithm.
+The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
+several seeds of it side by side (runtime/seeds.py).
 
-Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.__init__`, `Policy.draw`,
-`Policy.mean_action` and `Agent.__init__`; it adds `RadialFlow`.
+Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.sample`, `Policy.mean_action` and
+`Agent.__init__`; it adds `RadialFlow`.
 """
 
 import copy
 import dataclasses
-import itertools
 import math
 import re
 import sys
+from typing import NamedTuple
 
 from runtime.arguments import RunArgs
-from runtime.device import Upload, allocate
-from runtime.products import product
+from runtime.contract import Learner
+from runtime.replay import Ring
 from runtime.run import Run, launch
+from runtime.seeds import Adam, Linear, drawn, follow, initialise, number, take
 
-import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
 
 HIDDEN = 256  # units in each hidden layer of the policy and the critics
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # D12
@@ -54,7 +54,8 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # D12
 @dataclasses.dataclass
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
-    learning_starts: int = 5_000  # steps of uniformly random actions before the first update (D12)
+    random_steps: int = 5_000  # first steps, whose actions are uniformly random (D12)
+    learning_starts: int = 5_000  # steps before the first update (D12)
     batch_size: int = 256  # transitions in an update
     buffer_size: int = 1_000_000  # transitions kept for each seed
     gamma: float = 0.99  # discount factor
@@ -67,302 +68,233 @@ class Args(RunArgs):
     num_flows: int = 3  # radial flows F between the Gaussian and the tanh; 0 is SAC
 
 
-# fmt: off
-TABLE_FIELDS = ("alpha",)
 TABLE = {  # HPO Table 3
-    "HalfCheetah": (0.2,), "Hopper": (0.2,), "Walker2d": (0.2,), "Ant": (0.2,), "Humanoid": (0.05,),
-    "HumanoidBullet": (0.05,), "HumanoidFlagrunBullet": (0.05,), "HumanoidFlagrunHarderBullet": (0.05,),
+    "HalfCheetah": dict(alpha=0.2),
+    "Hopper": dict(alpha=0.2),
+    "Walker2d": dict(alpha=0.2),
+    "Ant": dict(alpha=0.2),
+    "Humanoid": dict(alpha=0.05),
+    "HumanoidBullet": dict(alpha=0.05),
+    "HumanoidFlagrunBullet": dict(alpha=0.05),
+    "HumanoidFlagrunHarderBullet": dict(alpha=0.05),
 }
 LIMITS = {  # smallest and largest value of each number
-    "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10), "gamma": (0, 1),
-    "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6), "policy_layers": (1, 2),
-    "num_flows": (0, 1000),
-}
-# fmt: on
+    "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6),
+    "policy_layers": (1, 2), "num_flows": (0, 1000),
+}  # fmt: skip
 
 
 def table(env_id: str) -> tuple[str, dict]:
     """The paper's row for an environment, Hopper's for one that the paper does not have (D13): its name and values."""
     name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
     row = name if name in TABLE else "Hopper"
-    return f"HPO Tables 3 and 4, row {row}", dict(zip(TABLE_FIELDS, TABLE[row]))
+    return f"HPO Tables 3 and 4, row {row}", TABLE[row]
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
-class Network(nn.Module):
-    """A network for each seed, or two with twins=2: N = twins · S networks, the weights drawn seed by seed.
+def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
+    """First weights (out, in) and biases (out,) of a layer: uniform on ±1/√in (D12)."""
+    bound = 1 / math.sqrt(weight.shape[1])
+    weight.uniform_(-bound, bound, generator=stream)
+    bias.uniform_(-bound, bound, generator=stream)
 
-    Weights (N, in, out) and biases are uniform on ±1/√in. The last layer's weights are (N, out, in) and its output has
-    the batch as last axis: a narrow product is several times faster so, on a CPU.
-    """
 
-    def __init__(self, init: list[torch.Generator], twins: int, sizes: list[int], activate=torch.relu_):
+class Critic(nn.Module):
+    """Twin critics Q1 and Q2: every layer twice."""
+
+    def __init__(self, obs_dim: int, act_dim: int):
         super().__init__()
-        self.layers, self.activate, self.twins = nn.ParameterList(), activate, twins
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            shapes = [(n_in, n_out), (1, n_out)] if i < len(sizes) - 2 else [(n_out, n_in), (n_out, 1)]
-            for shape in shapes:
-                self.layers.append(torch.empty(twins * len(init), *shape))
-                for rows, generator in zip(self.layers[-1].data.split(twins), init):
-                    rows.uniform_(-1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+        self.fc1 = Linear(obs_dim + act_dim, HIDDEN, copies=2)
+        self.fc2 = Linear(HIDDEN, HIDDEN, copies=2)
+        self.q = Linear(HIDDEN, 1, copies=2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(S, B, in) -> (N, out, B)."""
-        x = x if self.twins == 1 else x.repeat_interleave(2, dim=0)
-        *hidden, last, last_bias = self.layers
-        for weight, bias in zip(hidden[::2], hidden[1::2]):
-            x = self.activate(product(x, weight) + bias)
-        return product(last, x.mT) + last_bias
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Q1 and Q2, (2, B), at states (B, ds) and actions (B, d)."""
+        x = F.relu(self.fc1(obs, action))
+        x = F.relu(self.fc2(x))
+        return self.q(x).squeeze(-1)
 
-
-class Critic(Network):
-    """Twin critics, with ∇_a Q in closed form."""
-
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int):
-        super().__init__(init, 2, [obs_dim + act_dim, HIDDEN, HIDDEN, 1])
-        self.obs_dim = obs_dim
-
-    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Q1 and Q2, (S, 2, B), at actions (S, B, d)."""
-        return super().forward(torch.cat([obs, actions], dim=-1)).view(len(obs), 2, -1)
-
-    @torch.no_grad()
-    def share(self, obs: torch.Tensor) -> torch.Tensor:
-        """The state's share of the first layer, (2 S, B, HIDDEN), which serves `slope` at many actions."""
-        return product(obs.repeat_interleave(2, dim=0), self.layers[0][:, : self.obs_dim]) + self.layers[1]
-
-    @torch.no_grad()
-    def slope(self, share: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """min(Q1, Q2), (S, B), and its gradient in the action, (S, B, d): that of the smaller critic (D7).
-
-        Q is piecewise linear in a, so this gradient is piecewise constant: masks and transposed weights give it, and
-        double backward would hold it constant too. Neither sees its jumps at the kinks of Q (docs/method.md).
-        """
-        first, _, second, bias, last, last_bias = self.layers
-        first = first[:, self.obs_dim :]
-        h1 = (product(actions.repeat_interleave(2, dim=0), first) + share).relu_()
-        h2 = (product(h1, second) + bias).relu_()
-        q1, q2 = (product(last, h2.mT) + last_bias).view(len(actions), 2, -1).unbind(1)
-        flow = torch.where(h2 > 0, last, 0)
-        flow = torch.where(h1 > 0, product(flow, second.mT), 0)
-        slope1, slope2 = product(first, flow.mT).view(len(actions), 2, *actions.mT.shape[1:]).mT.unbind(1)
-        return torch.minimum(q1, q2), torch.where((q1 <= q2)[..., None], slope1, slope2)
+    def smaller(self, obs: Tensor, action: Tensor) -> Tensor:
+        """min(Q1, Q2), (B,)."""
+        return self(obs, action).amin(-2)
 
 
 class RadialFlow(nn.Module):
-    """A radial flow for each seed: z -> z + β (z - c)/(α_r + ‖z - c‖), with α_r > 0 and β > -α_r."""
+    """z -> z + β (z - c)/(α_r + ‖z - c‖), with α_r > 0 and β > -α_r."""
 
-    def __init__(self, init: list[torch.Generator], act_dim: int):
+    def __init__(self, act_dim: int):
         super().__init__()
-        centers = [torch.randn(1, act_dim, generator=generator) for generator in init]
-        one = math.log(math.e - 1)  # softplus(one) = 1: radius 1, and β = 0
-        self.center, self.shape = nn.Parameter(torch.stack(centers)), nn.Parameter(torch.full((len(init), 2, 1), one))
+        one = math.log(math.e - 1)  # softplus(one) = 1: α_r = 1, and β = 0
+        self.center = drawn(1, act_dim)
+        self.radius, self.total = number(one), number(one)  # whose softplus are α_r and α_r + β
 
-    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """z (S, B, d) -> its image (S, B, d), and log |det| of the Jacobian (S, B)."""
-        radius, total = nn.functional.softplus(self.shape).unbind(1)  # α_r and α_r + β, (S, 1)
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, d) -> its image (B, d), and log |det| of the Jacobian (B,)."""
+        radius, total = F.softplus(self.radius), F.softplus(self.total)
         beta, offset = total - radius, z - self.center
         reach = radius + offset.norm(dim=-1)  # α_r + r
         stretch = beta / reach
         log_det = (z.shape[-1] - 1) * stretch.log1p() + (stretch * radius / reach).log1p()
-        return z + stretch[..., None] * offset, log_det
+        return z + stretch.unsqueeze(-1) * offset, log_det
 
 
-def squash(pre_tanh: torch.Tensor, log_prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """tanh(u) and its log-density, from u (.., d) and the log-density (..) of u."""
-    log_slope = 2 * (math.log(2) - pre_tanh - nn.functional.softplus(-2 * pre_tanh))  # log(1 - tanh²(u))
-    return pre_tanh.tanh(), log_prob - log_slope.sum(-1)
+class Policy(nn.Module):
+    """Diagonal Gaussian through radial flows, which the agent adds, to u, whose tanh is the action."""
 
+    def __init__(self, obs_dim: int, act_dim: int, layers: int):
+        super().__init__()
+        self.fc1 = Linear(obs_dim, HIDDEN)
+        self.fc2 = Linear(HIDDEN, HIDDEN) if layers == 2 else None
+        self.mean = Linear(HIDDEN, act_dim)
+        self.log_std = Linear(HIDDEN, act_dim)
 
-class Policy(Network):
-    """A diagonal Gaussian through radial flows and a tanh, over [-1, 1]^d."""
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of u, (B, d) each, at states (B, ds)."""
+        x = F.relu(self.fc1(obs))
+        x = F.relu(self.fc2(x)) if self.fc2 else x
+        log_std = self.log_std(x).tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
+        return self.mean(x), log_std
 
-    def __init__(self, init: list[torch.Generator], obs_dim: int, act_dim: int, layers: int, num_flows: int):
-        super().__init__(init, 1, [obs_dim, *[HIDDEN] * layers, 2 * act_dim])
-        self.flows = nn.ModuleList(RadialFlow(init, act_dim) for _ in range(num_flows))
-
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log standard deviation before the tanh: (S, B, ds) -> 2 × (S, B, d)."""
-        mean, log_std = super().forward(obs).mT.chunk(2, dim=-1)
-        return mean, log_std.tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
-
-    def draw(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reparametrised u (S, B, d), whose tanh is the action, and its log-density (S, B); noise is (S, B, d)."""
+    def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparametrised u = z_F (B, d) and its log-density (B,), for standard normal noise (B, d)."""
         mean, log_std = self(obs)
-        log_prob = (-log_std - noise.square() / 2).sum(-1) - noise.shape[-1] * math.log(2 * math.pi) / 2
-        pre_tanh = mean + log_std.exp() * noise
+        log_prob = (-log_std - noise.square() / 2 - math.log(2 * math.pi) / 2).sum(-1)
+        u = mean + log_std.exp() * noise
         for flow in self.flows:
-            pre_tanh, stretched = flow(pre_tanh)
-            log_prob = log_prob - stretched
-        return pre_tanh, log_prob
+            u, log_det = flow(u)
+            log_prob = log_prob - log_det
+        return u, log_prob
 
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reparametrised action (S, B, d) and its log-density (S, B), for standard normal noise (S, B, d)."""
-        return squash(*self.draw(obs, noise))
-
-    def mean_action(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action with the noise off, (S, B, d): the Gaussian's mean through the flows."""
-        pre_tanh = self(obs)[0]
+    def mean_action(self, obs: Tensor) -> Tensor:
+        """The action with the noise off, (B, d): the Gaussian's mean through the flows."""
+        u = self(obs)[0]
         for flow in self.flows:
-            pre_tanh, _ = flow(pre_tanh)
-        return pre_tanh.tanh()
+            u, _ = flow(u)
+        return u.tanh()
+
+
+def squash(u: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """a = tanh(u) and its log-density log N(u) - Σ log(1 - a²), from u (B, d) and log N(u) (B,)."""
+    log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # log(1 - tanh²(u)), without cancellation
+    return u.tanh(), log_prob - log_slope.sum(-1)
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
-class Adam:
-    """Adam by PyTorch's fused kernel, without torch.optim's bookkeeping: on networks this small that takes longer."""
+class Agent(Learner):
+    """Networks, temperature and optimizers, and an update of them."""
 
-    def __init__(self, parameters: list[nn.Parameter], lr: float):
-        self.parameters, self.lr = list(parameters), lr
-        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
-
-    def state(self) -> list[torch.Tensor]:
-        return [*self.means, *self.squares, *self.steps]
-
-    def step(self, gradients: tuple[torch.Tensor, ...]) -> None:
-        torch._foreach_add_(self.steps, 1)
-        torch._fused_adam_(
-            self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self.lr, beta1=0.9, beta2=0.999,
-            weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-
-class Agent(nn.Module):
-    """Networks, temperature and optimizers of all seeds, and one update."""
-
-    COMPILED = "act", "critic_gradients", "policy_gradients"
-
-    def __init__(self, args: Args, obs_dim: int, act_dim: int, device: torch.device):
+    def __init__(self, args: Args, obs_dim: int, act_dim: int):
         super().__init__()
         self.args, self.act_dim = args, act_dim
-        init = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_seeds)]
-        self.critic = Critic(init, obs_dim, act_dim)
-        self.policy = Policy(init, obs_dim, act_dim, args.policy_layers, args.num_flows)
-        self.log_alpha = nn.Parameter(torch.full((args.num_seeds, 1), math.log(args.alpha)), args.autotune)
+        self.critic = Critic(obs_dim, act_dim)
+        self.policy = Policy(obs_dim, act_dim, args.policy_layers)
+        self.log_alpha = number(math.log(args.alpha), args.autotune)
+        initialise(self, start)
+        flows = [RadialFlow(act_dim) for _ in range(args.num_flows)]  # drawn last: the other weights begin as SAC's
+        self.policy.flows = nn.ModuleList(flows)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
-        self.to(device)
         self.policy_optimizer = Adam(self.policy.parameters(), args.policy_lr)
         self.q_optimizer = Adam(self.critic.parameters(), args.q_lr)
         self.alpha_optimizer = Adam([self.log_alpha], args.q_lr)
 
-    def tensors(self) -> list[torch.Tensor]:
-        """All that training changes: weights, temperature, Adam's state."""
-        optimizers = self.q_optimizer, self.policy_optimizer, self.alpha_optimizer
-        return [p.data for p in self.parameters()] + [x for optimizer in optimizers for x in optimizer.state()]
-
-    def noise_shapes(self) -> tuple[tuple, tuple]:
-        """Normal numbers that a step needs for each seed: acting's and the update's (a', a)."""
-        return (1, self.act_dim), (2, self.args.batch_size, self.act_dim)
+    def noise_shapes(self) -> tuple[dict, dict]:
+        """Standard normal numbers that a step needs, by name: to act, and to update."""
+        batch = self.args.batch_size, self.act_dim
+        return {"action": (1, self.act_dim)}, {"next_action": batch, "action": batch}
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Exploration: actions (S, d) for obs (S, ds) and noise (S, 1, d)."""
-        return self.policy.sample(obs[:, None], noise)[0][:, 0]
+    def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
+        """Exploration: an action (1, d) at a state (1, ds)."""
+        return squash(*self.policy.sample(obs, noise.action))[0]
 
-    def readings(self) -> dict:
-        """The policies that an evaluation runs, noise off; the first is the one that counts."""
+    def policies(self) -> dict:
+        """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
         return {"base": self.policy.mean_action}
 
-    def critic_loss(self, obs, actions, rewards, next_obs, terminated, noise) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared Bellman errors and mean values of the twin critics, (S, 2) each."""
+    def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
+        """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            next_actions, next_log_prob = self.policy.sample(next_obs, noise[:, 0])
-            next_q = self.target(next_obs, next_actions).amin(1)
+            next_action, next_log_prob = squash(*self.policy.sample(batch.next_obs, noise.next_action))
+            next_q = self.target.smaller(batch.next_obs, next_action)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
-            y = rewards + self.args.gamma * (1 - terminated) * next_value
-        q = self.critic(obs, actions)
-        return ((q - y[:, None]) ** 2).mean(-1), q.detach().mean(-1)
+            y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
+        q = self.critic(batch.obs, batch.action)  # (2, B)
+        losses = (q - y.unsqueeze(-2)).square().mean(-1)
+        return losses.sum(-1), {"q_losses": losses, "q_values": q.mean(-1)}
 
-    def policy_loss(self, obs, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Minus the objective, HPO eq. (7), (S,); log π (S, B); the actions (S, B, d)."""
-        actions, log_prob = self.policy.sample(obs, noise[:, 1])
-        share, alpha = self.critic.share(obs), self.log_alpha.exp().detach()
-        q, slope = self.critic.slope(share, actions.detach())
-        loss = alpha * log_prob - q - ((actions - actions.detach()) * slope).sum(-1)  # Q's value and its gradient
-        return loss.mean(-1), log_prob.detach(), actions.detach()
+    def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
+        """Minus the objective, HPO eq. (7)."""
+        alpha = self.log_alpha.exp().detach()
+        action, log_prob = squash(*self.policy.sample(obs, noise.action))
+        q = self.critic.smaller(obs, action)
+        loss = (alpha * log_prob - q).mean(-1)
+        return loss, {"policy_loss": loss, "log_prob": log_prob}
 
-    def critic_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `critic_loss` returns, and the gradients of the losses' sum; each loss belongs to one seed."""
-        loss, values = self.critic_loss(*inputs)
-        return loss.detach(), values, torch.autograd.grad(loss.sum(), self.q_optimizer.parameters)
+    def alpha_loss(self, log_prob: Tensor) -> tuple[Tensor, dict]:
+        """The temperature rises while the entropy is below its target, -d (D11)."""
+        return -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1), {}
 
-    def policy_gradients(self, *inputs: torch.Tensor) -> tuple:
-        """What `policy_loss` returns, and the gradients of the losses' sum."""
-        loss, log_prob, actions = self.policy_loss(*inputs)
-        return loss.detach(), log_prob, actions, torch.autograd.grad(loss.sum(), self.policy_optimizer.parameters)
-
-    def update(self, batch: tuple[torch.Tensor, ...], noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step of the critics, the policy, the temperature and the targets, for noise (S, .., B, d)."""
-        q_loss, q_values, gradients = self.critic_gradients(*batch, noise)
-        self.q_optimizer.step(gradients)
-
-        policy_loss, log_prob, actions, gradients = self.policy_gradients(batch[0], noise)
-        self.policy_optimizer.step(gradients)
-
+    def update(self, batch: "Batch", noise: NamedTuple) -> dict[str, Tensor]:
+        """A step of the critics, of the policy, of the temperature and of the targets; what they saw."""
+        seen = self.q_optimizer.minimise(self.critic_loss, batch, noise)
+        seen |= self.policy_optimizer.minimise(self.policy_loss, batch.obs, noise)
         if self.args.autotune:
-            alpha_loss = -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1)  # target entropy -d
-            self.alpha_optimizer.step(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha]))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), self.args.tau)
-        seen = {"q_loss": q_loss, "q_values": q_values, "policy_loss": policy_loss, "log_prob": log_prob}
-        return seen | {"actions": actions, "replayed": batch[1]}
+            self.alpha_optimizer.minimise(self.alpha_loss, seen["log_prob"])
+        follow(self.target, self.critic, self.args.tau)  # θ' ← θ' + τ (θ - θ')
+        return seen | {"replayed": batch.action}
 
-    def metrics(self, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What an update returned, as scalars (S,) under the names of the logs."""
-        metrics = {"losses/qf_loss": seen["q_loss"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
+    def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What an update saw as numbers, under the names of the logs."""
+        metrics = {"losses/qf_loss": seen["q_losses"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
         for i in range(2):
-            metrics |= {f"losses/qf{i + 1}_{name}": seen[f"q_{name}"][:, i] for name in ("loss", "values")}
-        metrics |= {"losses/entropy": -seen["log_prob"].mean(-1), "losses/alpha": self.log_alpha.detach().exp()[:, 0]}
+            metrics[f"losses/qf{i + 1}_loss"] = seen["q_losses"][..., i]
+            metrics[f"losses/qf{i + 1}_values"] = seen["q_values"][..., i]
+        metrics["losses/entropy"] = -seen["log_prob"].mean(-1)
+        metrics["losses/alpha"] = self.log_alpha.detach().exp().squeeze(-1)
         if self.args.autotune:  # at the temperature after the update
             metrics["losses/alpha_loss"] = metrics["losses/alpha"] * (metrics["losses/entropy"] + self.act_dim)
-        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((1, 2))  # by exploring
+        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((-2, -1))  # by exploring
         return metrics
 
 
 # -------------------------------------------------------------------------------------------------------------- replay
-class Replay:
-    """A ring of rows [s, a, r, s', terminated] for each seed, (S, capacity, 2 ds + d + 2).
+class Batch(NamedTuple):
+    obs: Tensor  # (B, ds)
+    action: Tensor  # (B, d)
+    reward: Tensor  # (B,)
+    next_obs: Tensor  # (B, ds)
+    terminated: Tensor  # (B,): 1 where the task ended, 0 where only time ran out, which does not stop the bootstrap
 
-    `terminated` is 1 where the task ended and 0 where only time ran out: it alone stops the bootstrap."""
 
-    def __init__(self, num_seeds: int, capacity: int, obs_dim: int, act_dim: int, device: torch.device):
-        self.columns, self.added = (obs_dim, act_dim, 1, obs_dim, 1), 0
-        self.rows = allocate(f"--buffer-size {capacity}", num_seeds, capacity, sum(self.columns), device=device)
-        self.offset = capacity * torch.arange(num_seeds, device=device)[:, None]
-        self.size = torch.zeros((), dtype=torch.double, device=device)  # a tensor, so that a CUDA graph can read it
-        self.upload = Upload((num_seeds, sum(self.columns)), device)
+class Replay(Ring):
+    """A ring of transitions, a row each."""
 
-    def add(self, obs, actions, rewards, next_obs, terminated) -> None:
-        """Stores one transition a seed: NumPy arrays (S, ds), (S, d), (S,), (S, ds), (S,)."""
-        row = np.concatenate([obs, actions, rewards[:, None], next_obs, terminated[:, None]], axis=1)
-        self.rows[:, self.added % self.rows.shape[1]] = self.upload(row)
-        self.added += 1
-        self.size.fill_(min(self.added, self.rows.shape[1]))
+    def __init__(self, args: Args, obs_dim: int, act_dim: int):
+        self.columns = obs_dim, act_dim, 1, obs_dim, 1  # of Batch
+        super().__init__("buffer_size", min(args.buffer_size, args.total_timesteps), sum(self.columns))
 
-    def sample(self, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """s (S, B, ds), a (S, B, d), r (S, B), s' (S, B, ds), terminated (S, B), for uniform (S, B) in [0, 1)."""
-        index = (uniform * self.size).long() + self.offset
-        rows = self.rows.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
-        obs, actions, rewards, next_obs, terminated = rows.split(self.columns, dim=-1)
-        return obs, actions, rewards[..., 0], next_obs, terminated[..., 0]
+    def sample(self, uniform: Tensor) -> Batch:
+        """Transitions drawn by uniform numbers (B,) in [0, 1)."""
+        drawn = take(self.rows, (uniform * self.size).long())
+        obs, action, reward, next_obs, terminated = drawn.split(self.columns, dim=-1)
+        return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, run: Run) -> None:
     """HPO Algorithm 1, whose lines are numbered beside ours; `run` resumes, evaluates, saves and logs meanwhile."""
-    envs = run.environments()  # one a seed, with actions in [-1, 1] (D6)
-    agent = Agent(args, envs.obs_dim, envs.act_dim, run.device)
-    replay = Replay(args.num_seeds, min(args.buffer_size, args.total_timesteps), envs.obs_dim, envs.act_dim, run.device)
+    envs = run.environments()  # with actions in [-1, 1] (D6)
+    agent = run.side_by_side(Agent, args, envs.obs_dim, envs.act_dim)
+    replay = run.side_by_side(Replay, args, envs.obs_dim, envs.act_dim)
     act, learn = run.fast(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
     for step in run.steps(replay):
-        if step < max(args.learning_starts, 1):
-            actions = envs.random_actions()
-        else:
-            acting, updating, uniform = run.numbers(step)
-            actions = act(envs.obs, acting)  # lines 3, 4
-            run.record(learn(uniform, updating))  # lines 7 to 10; on a GPU while the environments step
-        replay.add(*envs.step(actions))  # lines 5, 6
+        numbers = run.numbers(step)
+        random = step < args.random_steps
+        action = envs.random_actions() if random else act(envs.obs, numbers.acting)  # lines 3, 4
+        if step >= max(args.learning_starts, 1):
+            run.record(learn(numbers.uniform, numbers.updating))  # lines 7 to 10; on a GPU while the environment steps
+        replay.add(*envs.step(action))  # lines 5, 6
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def logged(folder: Path, tag: str, every: int) -> dict[int, dict[int, list[float
             fail(f"{folder} has logged no {tag}: choose among {', '.join(known) or 'nothing'}")
         for x in log.Scalars(tag):
             seeds.setdefault(seed, {}).setdefault(-(-x.step // every) * every, []).append(x.value)
-    return seeds
+    return seeds or fail(f"{folder} has logged no {tag}: choose among nothing")
 
 
 def columns_of(folders: list[Path], tag: str, every: int) -> tuple[dict[Key, dict[int, float]], list[Path]]:

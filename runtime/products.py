@@ -37,16 +37,16 @@ class Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        to_x, to_weight = map(wanted, ctx.next_functions, ctx.needs_input_grad)
+        to_x, to_weight = ctx.needs_input_grad if torch.compiler.is_compiling() else wanted(ctx)
         return multiply(grad, weight.mT) if to_x else None, multiply(x.mT, grad) if to_weight else None
 
 
-def wanted(function: tuple, needed: bool) -> bool:
-    """Whether a gradient is asked for: outside a compiled graph, which drops what nobody reads, autograd would compute
-    that of the critics' weights wherever that of an action is meant."""
-    if torch.compiler.is_compiling() or not needed or function[0] is None:
-        return needed
-    return torch._C._will_engine_execute_node(function[0])
+def wanted(ctx) -> list[bool]:
+    """Which gradients are asked for. A compiled graph drops what nobody reads; outside of one autograd would compute
+    the critics' weights' wherever an action's is meant. Of a leaf it does not tell."""
+    functions = [function for function, _ in ctx.next_functions]
+    leaf = torch._C._functions.AccumulateGrad
+    return [f is not None and (isinstance(f, leaf) or torch._C._will_engine_execute_node(f)) for f in functions]
 
 
 def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from a stream of its own: no seed can influence another.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from runtime import machine
@@ -142,7 +142,10 @@ def as_pytorch(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator
 
 @torch.no_grad()
 def initialise(module: nn.Module, start: Callable) -> None:
-    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed."""
+    """Calls start(weight, bias, stream), as of one PyTorch layer, to set every layer of a module, seed by seed. A
+    script's own start finds each stream at its beginning: a network more after the others changes none of theirs."""
+    for stream in Company.streams if start is not as_pytorch else ():
+        stream.manual_seed(stream.initial_seed())
     for layer in (layer for layer in module.modules() if isinstance(layer, Linear | Conv2d)):
         for weights, biases, stream in zip(*layer.like_pytorch(), Company.streams):
             for weight, bias in zip(weights, biases) if biases.dim() > 1 else [(weights, biases)]:  # copies
@@ -159,6 +162,18 @@ def uniform(*shape: int) -> torch.Tensor:
 def number(value: float, trained: bool = True) -> nn.Parameter:
     """One number, (1,), which training may change."""
     return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
+
+
+def drawn(*shape: int) -> nn.Parameter:
+    """Standard normal numbers (..), which training changes."""
+    first = torch.stack([torch.randn(shape, generator=stream) for stream in Company.streams])
+    return nn.Parameter(first.to(Company.device))
+
+
+def numbers(values: Sequence[float], trained: bool = True) -> nn.Parameter:
+    """A row of numbers, (1, n), which training may change: one for each column of a batch (B, n)."""
+    row = torch.tensor([values], device=Company.device)
+    return nn.Parameter(row.repeat(len(Company.streams), 1, 1), trained)
 
 
 def rows(flag: str, *shape: int, dtype=torch.float32) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import sac_continuous
 import sac_hpo_continuous
 import sac_nf_continuous
 from runtime.arguments import parse
 from runtime.run import Run, launch  # noqa: F401
+from runtime.seeds import optimizers, side_by_side
 
 import baseline1
 import baseline2
@@ -19,6 +21,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+CPU = torch.device("cpu")
 SCRIPTS = {"sac": sac_continuous, "hpo": sac_hpo_continuous}
 ABLATIONS = {"b1": baseline1, "b2": baseline2, "b3": baseline3, "noise": noise_only}
 FAMILY = SCRIPTS | {"nf": sac_nf_continuous} | ABLATIONS
@@ -128,6 +131,7 @@ def quick(script, **flags):
     small = {
         "env_id": "Drift-v0",
         "total_timesteps": 120,
+        "random_steps": 40,
         "learning_starts": 40,
         "batch_size": 16,
         "cuda": False,
@@ -136,17 +140,29 @@ def quick(script, **flags):
     return script.Args(**(small | {"eval_frequency": 60, "eval_episodes": 2} | flags))
 
 
+def built(args, kind, *inputs, device=CPU):
+    """An agent or a replay of as many seeds as the arguments say."""
+    with side_by_side(range(args.seed, args.seed + args.num_seeds), device):
+        return kind(args, *inputs)
+
+
 def agent_of(script, obs_dim=11, act_dim=3, double=True, **flags):
     """An agent on the CPU. In double precision log α is exact, and the targets differ from the critics."""
     args = script.Args(cuda=False, **flags)
-    agent = script.Agent(args, obs_dim, act_dim, torch.device("cpu"))
+    agent = built(args, script.Agent, obs_dim, act_dim)
     if double:
-        agent.double()
-        for optimizer in (agent.q_optimizer, agent.policy_optimizer, agent.alpha_optimizer):
-            optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state in double precision too
-        agent.log_alpha.data.fill_(np.log(args.alpha))
+        doubled(agent).log_alpha.data.fill_(np.log(args.alpha))
         for i, parameter in enumerate(agent.target.parameters()):
             parameter.data += 0.05 * normals(*parameter.shape, seed=i)
+    return agent
+
+
+def doubled(agent):
+    """An agent in double precision, what its optimizers keep included."""
+    agent.double()
+    for optimizer in optimizers(agent):
+        (group,) = optimizer.param_groups
+        optimizer.__init__(optimizer.trained, group["lr"], group["betas"])
     return agent
 
 
@@ -155,9 +171,32 @@ def normals(*shape, seed=0):
 
 
 def batch_of(seeds, batch, obs_dim=11, act_dim=3, seed=0):
-    """A batch of made-up transitions in double precision: s, a, r, s', terminated."""
+    """A batch of made-up transitions in double precision."""
     actions = normals(seeds, batch, act_dim, seed=seed + 1).tanh()
     terminated = (normals(seeds, batch, seed=seed + 4) > 1).double()
     rewards = normals(seeds, batch, seed=seed + 2)
     obs, next_obs = normals(seeds, batch, obs_dim, seed=seed), normals(seeds, batch, obs_dim, seed=seed + 3)
-    return obs, actions, rewards, next_obs, terminated
+    return sac_continuous.Batch(obs, actions, rewards, next_obs, terminated)
+
+
+class Noise(NamedTuple):
+    """What acting and updating draw in any script of the family, by name."""
+
+    next_action: torch.Tensor
+    action: torch.Tensor
+    momentum: torch.Tensor
+    next_momentum: torch.Tensor
+
+
+def noise_of(*shape, seed=0):
+    """Standard normal numbers (S, B, d) in double precision, under every name."""
+    return Noise(*normals(4, *shape, seed=seed).unbind())
+
+
+def mapped(function, numbers):
+    """A batch or noise with a function applied to each of its parts."""
+    return type(numbers)(*map(function, numbers))
+
+
+def floats(numbers):
+    return mapped(torch.Tensor.float, numbers)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
-from analysis import collect, curves, pictures, play, scalars, tables
+from analysis import collect, curves, pictures, play, records, report, scalars, tables
 from analysis.checks import throughput
 from analysis.experiments import clamped, controllers
 from runtime.arguments import parse
@@ -75,7 +75,7 @@ def test_arms_of_one_script_have_names_of_their_own():
     def named(script, **values):
         own = vars(parse(importlib.import_module(script), ["--env-id", "Ant-v4"])[0])
         config = {"script": script, "args": own | values, "source": dict.fromkeys(own, "command line")}
-        return collect.variant(config)
+        return records.variant(config)
 
     assert named("sac_hpo_continuous") == named("sac_hpo_continuous", leapfrog_steps=3, eval_frequency=77) == []
     assert named("sac_continuous", seed=4, num_seeds=2, total_timesteps=7, compile=False) == []
@@ -84,48 +84,49 @@ def test_arms_of_one_script_have_names_of_their_own():
         "evolve-target",
     ]
     assert named("baseline3", leapfrog_state=True, policy_layers=2) == ["policy-layers-2", "leapfrog-state"]
-    assert tables.split(Path("Ant-v4__sac_hpo_continuous__evolve-target__alpha-0.1.csv")) == [
-        "Ant-v4",
-        "sac_hpo_continuous --evolve-target --alpha-0.1",
-    ]
+    key = records.identity(Path("Ant-v4__sac_hpo_continuous__evolve-target__alpha-0.1.csv"))
+    assert (key.env_id, key.name) == ("Ant-v4", "sac_hpo_continuous --evolve-target --alpha-0.1")
 
 
 def test_a_collected_command_names_what_was_once_a_default():
     own = vars(parse(baseline1, ["--env-id", "Hopper-v4"])[0])
     source = dict.fromkeys(own, "default") | {"env_id": "command line"}
     config = {"script": "baseline1", "args": own | {"normalize_gradient": False}, "source": source}
-    assert collect.command(config) == "python ablations/baseline1.py --env-id Hopper-v4 --no-normalize-gradient"
+    assert records.command(config) == "python ablations/baseline1.py --env-id Hopper-v4 --no-normalize-gradient"
     config["args"] = own
-    assert collect.command(config) == "python ablations/baseline1.py --env-id Hopper-v4"
+    assert records.command(config) == "python ablations/baseline1.py --env-id Hopper-v4"
 
 
 def test_collected_files_hold_the_runs(results):
     for path, seeds in zip(results, RETURNS.values()):
-        steps, episodes = tables.load(path)
-        assert steps.tolist() == [100, 200, 300]
+        (arm,) = records.read_arms([path])
+        episodes = arm.values["return"]
+        assert arm.steps.tolist() == [100, 200, 300] and arm.seeds == [0, 1]
         assert episodes.mean(2).tolist() == seeds and (episodes[..., 1] - episodes[..., 0] == 2).all()
 
 
 def test_tables(results):
     """Best by seed (D16): SAC 5 and 8, SAC-HPO 9 and 13; the best of the mean curves 5.5 and 9.5."""
-    text = tables.returns_table(results)
+    arms = records.read_arms(results)
+    text = tables.returns_table(arms)
     assert "| Toy-v0 | sac_continuous | 2 | 300 | 6 ± 2 | 5, 8 | 6 | 6 ± 4 | 4 ± 1 |" in text
     assert "| Toy-v0 | sac_hpo_continuous | 2 | 300 | 11 ± 3 | 9, 13 | 10 | 10 ± 1 | 8 ± 2 |" in text
     # Welch by hand: means 6.5 and 11, variances 4.5 and 8, so a standard error of 2.5 and 1.85 degrees of freedom
-    assert "| Toy-v0 | sac_hpo_continuous | best | +4 | [-7, +16] |" in tables.differences_table(results)
-    assert "| +1.0 | [+1.0, +1.0] | 6 of 6 |" in tables.readings_table(results)
+    assert "| Toy-v0 | sac_hpo_continuous | best | +4 | [-7, +16] |" in tables.differences_table(arms)
+    assert "| +1.0 | no seed differs | 6 of 6 |" in tables.readings_table(arms)
     other = Path("Else-v0__sac_continuous.csv")
     other.write_text("step,seed,episode,return,length\n" + "".join(f"{t},1,0,{t / 10},9\n" for t in (100, 250)))
-    assert tables.steps_table([*results, other]).splitlines()[2:] == [
-        *(f"| Toy-v0 | {t} | {' | '.join(tables.spread(np.array(x)[:, i]) for x in RETURNS.values())} |"
+    assert tables.steps_table(records.read_arms([*results, other])).splitlines()[2:] == [
+        *(f"| Toy-v0 | {t} | {' | '.join(report.spread(np.array(x)[:, i]) for x in RETURNS.values())} |"
           for i, t in enumerate((100, 200, 300))),
         "| Else-v0 | 100 | 10 |  |", "| Else-v0 | 250 | 25 |  |",
     ]  # fmt: skip
-    for path in results:  # as if the runs had been shorter
-        (steps, whole), (fewer, part) = tables.load(path), tables.load(path, until=200)
-        assert fewer.tolist() == [100, 200] == steps.tolist()[:2] and np.array_equal(part, whole[:, :2])
-    assert "| 2 | 200 |" in tables.returns_table(results, 200) and "4 of 4" in tables.readings_table(results, 200)
-    assert tables.differences_table(results, until=200) != tables.differences_table(results)
+    shorter = records.read_arms(results, 200)  # as if the runs had been shorter
+    for whole, part in zip(arms, shorter):
+        assert part.steps.tolist() == [100, 200] == whole.steps.tolist()[:2]
+        assert np.array_equal(part.values["return"], whole.values["return"][:, :2])
+    assert "| 2 | 200 |" in tables.returns_table(shorter) and "4 of 4" in tables.readings_table(shorter)
+    assert tables.differences_table(shorter) != tables.differences_table(arms)
 
 
 def test_tables_and_curves_of_run_folders(capsys):
@@ -135,14 +136,14 @@ def test_tables_and_curves_of_run_folders(capsys):
         args = quick(hpo, eval_frequency=30, gamma=value, exp_name=name)
         assert train(hpo, args) == 0
         runs.append(newest(runs))
-    text = tables.returns_table(runs)
-    steps, episodes = tables.load(runs[1])
-    assert steps.tolist() == [30, 60, 90, 120] and episodes.shape == (1, 4, 2)
+    arms = records.read_arms(runs)
+    text, episodes = tables.returns_table(arms), arms[1].values["return"]
+    assert arms[1].steps.tolist() == [30, 60, 90, 120] and episodes.shape == (1, 4, 2)
     (b,) = (line for line in text.splitlines() if "--gamma-0.9" in line)
     assert f"(b) | 1 | 120 | {episodes.mean(2).max():.0f} | " in b and "nan" not in text
     curves.draw(runs, Path("mine.png"))
     assert Path("mine.png").stat().st_size > 5000
-    done = subprocess.run([sys.executable, tables.__file__, *map(str, runs), "--against", tables.split(runs[0])[1]],
+    done = subprocess.run([sys.executable, tables.__file__, *map(str, runs), "--against", arms[0].name],
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0 and "(b) | best |" in done.stdout and "one seed" in done.stdout
     assert "nan" not in done.stdout
@@ -155,7 +156,7 @@ def test_smoothing():
     assert np.allclose(curves.smooth(np.array([[0.0, 3.0, 3.0], [7.0, 7.0, 7.0]])), [[0, 1, 5 / 3], [7, 7, 7]])
 
 
-def test_clamped_fractions(capsys, monkeypatch):
+def test_clamped_fractions(monkeypatch):
     """Means over 5,000 steps, then over those, of two runs whose events are known."""
     monkeypatch.setattr(clamped, "ROOT", Path.cwd())
     folders = [run_folder(f"run{seed}", "sac_continuous", seed, [1]) for seed in (2, 10)]
@@ -172,25 +173,22 @@ def test_clamped_fractions(capsys, monkeypatch):
         "5000,10,0.1000,0.0475",
         "10000,10,0.2000,0.0775",
     ]
-    clamped.table([path])
     row = "| Toy-v0 | sac_continuous | 2 | 10,000 | 11.0% (7.0% to 15.0%) | 6.2% (6.2% to 6.2%) |"
-    assert capsys.readouterr().out.splitlines()[-1] == row
+    assert clamped.shares([path]).splitlines()[-1] == row
 
 
-def test_collect_refuses_what_does_not_belong_together(capsys):
+def test_collect_refuses_what_does_not_belong_together():
     one, stopped = run_folder("one", "sac_continuous", 1, [1]), run_folder("half", "sac_continuous", 2, [1], missing=1)
-    with pytest.raises(SystemExit):
+    with pytest.raises(Refused, match="half stopped at step 100 of 200"):
         collect.collect([stopped])
-    assert "half stopped at step 100 of 200" in capsys.readouterr().err
     for other in (
         run_folder("same", "sac_continuous", 1, [1]),
         run_folder("unlike", "sac_continuous", 2, [1], gamma=0.9),
         run_folder("shorter", "sac_continuous", 2, []),
         Path("no"),
     ):
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(Refused):
             collect.collect([one, other])
-        assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_operations_of_a_step():
@@ -310,16 +308,19 @@ def test_play_films():
     assert {path.name for path in Path("films").glob("*.mp4")} == names
 
 
-def test_scalars_are_means_over_seeds_and_steps():
-    folders = [run_folder(f"run{i}", "sac_continuous", 1, [1]) for i in (1, 2)]
+def test_scalars_are_means_over_seeds_and_steps(capsys):
+    """Two runs of one arm are one column; one with another flag is another, and one without the number is told."""
+    values = (1, 0.99), (2, 0.99), (3, 0.9)
+    folders = [run_folder(f"run{seed}", "sac_continuous", seed, [1], gamma=gamma) for seed, gamma in values]
     for i, folder in enumerate(folders):
-        for seed in (1, 2):
-            with SummaryWriter(folder / f"seed-{seed}") as writer:
-                for step in (500, 1_000, 1_001)[: 3 - i]:
-                    writer.add_scalar("losses/alpha", step * seed / 1000, step)
+        with SummaryWriter(folder / f"seed-{i + 1}") as writer:
+            for step in (500, 1_000, 1_001)[: 3 - i]:
+                writer.add_scalar("losses/alpha", step * (i + 1) / 1000, step)
+    folders.append(run_folder("silent", "sac_continuous", 4, [1]))
     head, _, *rows = scalars.main(["losses/alpha", *map(str, folders), "--output", "kept.csv"]).splitlines()
-    assert head == "| losses/alpha, step | Toy-v0 sac_continuous | Toy-v0 sac_continuous |"
-    assert rows == ["| 1000 | 1.125 | 1.125 |", "| 2000 | 1.502 |  |"]  # (0.5 + 1 + 1 + 2) / 4; (1.001 + 2.002) / 2
+    assert head == "| losses/alpha, step | Toy-v0 sac_continuous | Toy-v0 sac_continuous --gamma-0.9 |"
+    assert rows == ["| 1000 | 1.125 | 1.5 |", "| 2000 | 1.001 |  |"]  # (0.5 + 1 + 1 + 2) / 4
+    assert "silent has logged no losses/alpha: choose among nothing: left out" in capsys.readouterr().err
     assert scalars.main(["--show", "kept.csv"]).splitlines()[2:] == rows
     assert Path("kept.csv").read_text().startswith("# python sac_continuous.py --env-id Toy-v0")
     for words, message in [
@@ -327,6 +328,8 @@ def test_scalars_are_means_over_seeds_and_steps():
         (["losses/alpha", "nowhere"], "no run's folder: nowhere"),
         (["losses/alpha"], "name what was logged and run folders"),
         (["--show", "nowhere"], "no file nowhere"),
+        (["--show", "run1/evaluations.csv"], "is no table of scalars.py"),
+        (["losses/alpha", str(folders[0]), "--output", "."], "is a folder: name a file"),
     ]:
         with pytest.raises(Refused, match=message):
             scalars.main(words)

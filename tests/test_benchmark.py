@@ -4,9 +4,11 @@ import re
 import subprocess
 from pathlib import Path
 
+from analysis import ROOT
 from analysis.benchmark import cells, claims, page
-from analysis.benchmark.cells import ROOT, SCALES, Place, chosen, read
+from analysis.benchmark.cells import SCALES, Place, chosen, read
 from analysis.benchmark.claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
+from runtime.messages import Refused
 
 import numpy as np
 import pytest
@@ -19,7 +21,11 @@ def put(place, its, curves):
     """The results file of a cell whose seeds' evaluations (S, T) are these, each in one episode."""
     steps = np.linspace(0, its.steps, len(curves[0]) + 1).astype(int)[1:]
     rows = [f"{t},{s + 1},0,{curves[s][i]},10" for i, t in enumerate(steps) for s in range(its.seeds)]
-    head = ["# python x.py", "#   commit 0123456789; cpu, 1 threads", "step,seed,episode,return,length"]
+    head = [
+        f"# python {its.script}.py {' '.join(its.command()[1:])}",
+        "#   commit 0123456789; cpu, 1 threads",
+        "step,seed,episode,return,length",
+    ]
     cells.write_whole(place.results(its), "\n".join([*head, *rows]) + "\n")
 
 
@@ -192,9 +198,84 @@ def test_the_committed_page_is_what_its_command_writes(scale):
 
 
 def test_a_section_that_does_not_exist(capsys):
-    with pytest.raises(page.Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
+    with pytest.raises(Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
         page.main(["tabel5"])
 
 
 def test_the_script_is_a_script():
     subprocess.run(["bash", "-n", str(LIST)], check=True)
+
+
+def put_evaluated(place, its, curves, steps, episodes=1):
+    """The same with the evaluations' steps and as many episodes of the same return each."""
+    rows = [f"{t},{s + 1},{e},{curves[s][i]},10" for i, t in enumerate(steps) for s in range(its.seeds)
+            for e in range(episodes)]  # fmt: skip
+    head = [f"# python {its.script}.py {' '.join(its.command()[1:])}", "step,seed,episode,return,length"]
+    cells.write_whole(place.results(its), "\n".join([*head, *rows]) + "\n")
+
+
+def test_only_what_was_evaluated_alike_is_compared(tmp_path):
+    """Identical arms, one evaluated ten times as often, whose best is therefore higher; and in more episodes."""
+    place, rng = Place(tmp_path, "laptop"), np.random.default_rng(5)
+    results = page.Results(place)
+    sac, hpo = (results.cell(arm, "Hopper-v4") for arm in (claims.BASELINE1, HPO))
+    often, seldom = np.arange(1, 11) * 10_000, [50_000, 100_000]
+    curve = rng.normal(size=(8, 10))
+    put_evaluated(place, hpo, curve, often, 3)
+    put_evaluated(place, sac, curve[:, [4, 9]], seldom)
+    (section,) = (s for s in SECTIONS if s.item == "ablations")
+    for measure in ("best", "mean", "last"):
+        found, _, note = page.estimate(("Hopper-v4", HPO, claims.BASELINE1, measure), results)
+        assert found(0.95)[0] == 0 and note == "over 2 common evaluations, in 1 common episode"
+    put_evaluated(place, sac, curve[:, :2], [5_000, 100_000])
+    results.curves.cache_clear()
+    found, _, _ = page.estimate(("Hopper-v4", HPO, claims.BASELINE1, "last"), results)
+    assert found(0.95)[0] == pytest.approx((curve[:, 9] - curve[:, 1]).mean())
+    put_evaluated(place, sac, curve[:, :1], [100_000 - 1])  # no whole file
+    results.curves.cache_clear()
+    assert page.estimate(("Hopper-v4", HPO, claims.BASELINE1, "last"), results)[2] == "not run"
+    assert "not run" in page.returns(section, "best", results)
+
+
+def test_no_spread_and_diverged_seeds(tmp_path):
+    """+0.001 of seeds that are all the same proves nothing; a seed of eight that diverges counts, and is told."""
+    place, rng = Place(tmp_path, "laptop"), np.random.default_rng(6)
+    results = page.Results(place)
+    for env_id in claims.MUJOCO:
+        put(place, results.cell(SAC, env_id), np.ones((8, 3)))
+        put(place, results.cell(HPO, env_id), np.full((8, 3), 1.001))
+    row = said(results, "SAC-HPO reaches more than SAC on all")
+    assert "**cannot be told**" in row and row.count("no seed differs") == 5
+    assert "**cannot be told**" in said(results, "SAC-HPO's seeds lie closer")
+    curves = made_up(120, rng)
+    for env_id in claims.MUJOCO:
+        put(place, results.cell(SAC, env_id), made_up(100, rng))
+        put(place, results.cell(HPO, env_id), curves)
+    curves[3, 2:] = np.nan
+    put(place, results.cell(HPO, "Ant-v4"), curves)
+    results = page.Results(place)
+    row = said(results, "SAC-HPO reaches more than SAC on all")
+    assert re.search(r"Ant: \+1\d \[[^]]*\] \*, 1 of 8 and 0 of 8 seeds diverged;", row) and "Walker2d: +21" in row
+    (section,) = (s for s in SECTIONS if s.item == "figure3")
+    row = r"\| Ant-v4 \| 100 ± \d \(8\) \| 1\d\d ± \d \(7, 1 diverged\) \|"
+    assert re.search(row, page.returns(section, "best", results))
+    assert "nan" not in page.aggregates(section, "best", results) + page.differences(section, "best", results)
+
+
+def test_the_correction_counts_the_tasks_that_ran(tmp_path):
+    """A loss told from zero at 5%/4 and not at 5%/5 refutes a claim of whose five tasks four ran; the page says so."""
+    place = Place(tmp_path, "laptop")
+    results = page.Results(place)
+    x, wide = np.arange(8.0)[:, None], np.random.default_rng(7).permutation(8.0 * np.arange(8))[:, None]
+    p = 0.011  # between 5%/5 and 5%/4
+    shift = scipy.stats.t.isf(p / 2, 14) * np.sqrt(2 * x.var(ddof=1) / 8)
+    for env_id in claims.MUJOCO[:4]:
+        low = env_id == "HalfCheetah-v4"
+        put(place, results.cell(SAC, env_id), x if low else wide)
+        put(place, results.cell(HPO, env_id), x - shift if low else wide[::-1])
+    row = said(results, "SAC-HPO reaches more than SAC on all")
+    assert "**does not hold**" in row and re.search(r"HalfCheetah: -\d \[-\d, -\d\] \*", row)
+    put(place, results.cell(SAC, "Humanoid-v4"), wide)
+    put(place, results.cell(HPO, "Humanoid-v4"), wide[::-1])
+    assert "**cannot be told**" in said(page.Results(place), "SAC-HPO reaches more than SAC on all")
+    assert "Holm's, over the tasks that ran" in " ".join(page.RULES.split())

@@ -5,38 +5,43 @@ import os
 import shutil
 
 from runtime import device, run
+from runtime.seeds import side_by_side
 from runtime.streams import Draws
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, agent_of, batch_of, normals, quick
+from conftest import SCRIPTS, normals, quick
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 CPU = torch.device("cpu")
 
 
-def trained(script, updates, prepare, where=CPU, dtype=torch.double, **flags):
-    """Parameters and the last losses after some updates on made-up rows; `prepare` picks act, learn and policies."""
+def trained(script, updates, prepare, where=CPU, dtype=torch.double, drawn=None, **flags):
+    """Parameters and the last losses after some updates on made-up rows; `prepare` picks act, learn and policies, and
+    `drawn` is the device whose streams draw, if not the one that learns."""
     args = script.Args(**({"num_seeds": 2, "cuda": where.type == "cuda", "compile": False, "autotune": True} | flags))
-    agent = script.Agent(args, 11, 3, where).to(dtype)
-    for optimizer in (agent.q_optimizer, agent.policy_optimizer, agent.alpha_optimizer):
-        optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state in double precision too
-    replay = script.Replay(2, 300, 11, 3, where)
+    args.total_timesteps = 300
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with side_by_side(range(1, 3), where):
+        agent, replay = script.Agent(args, 11, 3), script.Replay(args, 11, 3)
+    torch.set_default_dtype(before)
     replay.rows, replay.upload.host = replay.rows.to(dtype), replay.upload.host.to(dtype)
-    draws = Draws(range(1, 3), *agent.noise_shapes(), args.batch_size, where)
+    draws = Draws(range(1, 3), *agent.noise_shapes(), args.batch_size, drawn or where)
     draws.normal = draws.normal.to(dtype)
-    act, learn, policies = prepare(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
+    act, learn, policies = prepare(args, agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
     rng, obs = np.random.default_rng(0), normals(2, 11).to(where, dtype)
     actions = []
     for i in range(updates + 20):
         action = np.tanh(rng.normal(size=(2, 3)))
         replay.add(rng.normal(size=(2, 11)), action, rng.normal(size=2), rng.normal(size=(2, 11)), rng.random(2) < 0.1)
         if i >= 20:
-            acting, updating, uniform = draws.step(i)
-            actions.append(act(obs, acting).clone())
-            seen = learn(uniform, updating)
+            numbers = tree_map(lambda x: x.to(where), draws.step(i))
+            actions.append(act(obs, numbers.acting).clone())
+            seen = learn(numbers.uniform, numbers.updating)
             if i % 10 == 0:  # evaluating between two updates
                 actions.append(next(iter(policies.values()))(obs[:, None])[:, 0].clone())
     seen = {name: value.clone() for name, value in agent.metrics(seen).items()}
@@ -105,9 +110,9 @@ def tapes(monkeypatch):
     return made
 
 
-def recorded(agent, learn):
+def recorded(args, agent, learn):
     """What `fast` does on a GPU."""
-    act, learn, policies = device.fast(agent, learn)
+    act, learn, policies = device.fast(args, agent, learn)
     policies = {name: device.Recorded(policy, agent) for name, policy in policies.items()}
     return device.Recorded(act, agent), device.Recorded(learn, agent), policies
 
@@ -137,20 +142,11 @@ def test_recorded_graphs_equal_plain_calls_on_a_gpu(member, compiled):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_computes_what_a_cpu_does(member):
-    """Five updates from one state with the same draws, then each policy's actions, in double precision."""
+    """Actions and parameters of five updates with the same draws, in double precision."""
     outcomes = []
     for where in (CPU, torch.device("cuda")):
-        agent = agent_of(member, num_seeds=2, autotune=True).to(where)
-        for optimizer in (agent.policy_optimizer, agent.q_optimizer, agent.alpha_optimizer):
-            optimizer.__init__(optimizer.parameters, optimizer.lr)  # its state moves too
-        acting, updating = agent.noise_shapes()
-        for i in range(5):
-            batch = [x.to(where) for x in batch_of(2, 256, seed=5 * i)]
-            agent.update(batch, normals(2, *updating, seed=i).to(where))
-        obs = normals(2, 11, seed=77).to(where)
-        actions = {"act": agent.act(obs, normals(2, *acting, seed=78).to(where))}
-        actions |= {name: policy(obs[:, None]) for name, policy in agent.readings().items()}
-        outcomes.append({name: x.detach().cpu() for name, x in (agent.state_dict() | actions).items()})
+        weights, actions, _ = trained(member, 5, device.fast, where, drawn=CPU, cuda_graphs=False)
+        outcomes.append(weights | {"actions": actions})
     assert distance(*outcomes) < 1e-8
 
 
@@ -159,8 +155,8 @@ def test_the_environment_steps_after_the_update_is_launched(script, monkeypatch)
     """Act, learn, step, store: so a GPU updates while the environment steps, and no batch holds that step's row."""
     order, original = [], device.fast
 
-    def watched(agent, learn):
-        act, learn, policies = original(agent, learn)
+    def watched(args, agent, learn):
+        act, learn, policies = original(args, agent, learn)
 
         def noting_act(*inputs):
             order.append("act")

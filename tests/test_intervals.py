@@ -1,7 +1,8 @@
 """Interquartile means, probabilities of improvement, intervals and verdicts, on numbers that can be checked by hand."""
 
 from analysis.benchmark import intervals
-from analysis.benchmark.intervals import FAILS, HOLDS, OPEN, Part, bootstrap, improvement, iqm, steadier, verdict, welch
+from analysis.benchmark.intervals import FAILS, HOLDS, OPEN, Part, bootstrap, holm, improvement, iqm, steadier, verdict
+from analysis.report import interval as welch
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_welch_by_its_formula():
     half = stats.t.ppf(0.975, (5 / 3) ** 2 / ((1 / 3) ** 2 / 2 + (4 / 3) ** 2 / 2)) * np.sqrt(5 / 3)
     assert [value, low, high] == pytest.approx([-2, -2 - half, -2 + half])
     assert welch(np.ones(1), np.zeros(4)) == (1, -np.inf, np.inf)  # one seed tells nothing
-    assert welch(np.ones(3), np.zeros(3)) == (1, 1, 1)
+    assert welch(np.ones(3), np.zeros(3)) == (1, -np.inf, np.inf)  # nor do seeds of which none differs
 
 
 def test_how_much_closer_seeds_lie():
@@ -93,10 +94,12 @@ def test_verdicts():
         ([missing], "all", OPEN),
         ([down, up, up], "all", FAILS),
         ([down, missing], "all", FAILS),
-        ([barely_down, up], "all", OPEN),
+        ([barely_down, wide], "all", OPEN),
+        ([barely_down, up], "all", FAILS),  # Holm: with the other told, it is held against 5%
         ([down], "all", FAILS),
         ([up, down], "any", HOLDS),
-        ([barely_up, down], "any", OPEN),
+        ([barely_up, wide], "any", OPEN),
+        ([barely_up, missing], "any", HOLDS),  # what did not run is not corrected for
         ([down, barely_down], "any", FAILS),
         ([down, missing], "any", OPEN),
         ([up, down], "differ", HOLDS),
@@ -111,9 +114,20 @@ def test_verdicts():
         assert verdict(parts, wanted)[0] == said, (parts, wanted)
 
 
+def test_holm_by_hand():
+    """p-values 0.01, 0.02, 0.04 of three: 5%/3, 5%/2 and 5% tell all; with 0.03 for 0.02, 5%/2 tells no more."""
+
+    def with_p(p, sign=1):
+        return Part("", lambda level: (sign, *sorted((2 * sign, sign if p < 1 - level else -sign))))
+
+    assert holm([with_p(0.04), with_p(0.01, -1), with_p(0.02), Part("", None)]) == [1, -1, 1, 0]
+    assert holm([with_p(0.04), with_p(0.01, -1), with_p(0.03)]) == [0, -1, 0]
+    assert holm([with_p(0.04)]) == [1] and holm([Part("", None)]) == [0]
+
+
 def test_a_verdict_shows_its_intervals_at_95_percent():
     _, rows = verdict([Part("task", lambda level: (1.0, -level, level))] * 3, "all")
-    assert rows == [("task", 1.0, -0.95, 0.95)] * 3
+    assert rows == [("task", 1.0, -0.95, 0.95, 0)] * 3
 
 
 def test_verdicts_err_as_seldom_as_they_say():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import agent_of, normals
+from conftest import agent_of, batch_of, floats, noise_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,9 +45,8 @@ def backwards(force, actions, momentum, step_size, stds):
 
 def plain_q(critic, obs, a):
     """Q1 and Q2 (S, 2, B) by matrix products and ReLU alone, so that autograd differentiates them, twice if asked."""
-    w1, b1, w2, b2, w3, b3 = (p.unflatten(0, (-1, 2)) for p in critic.layers)
-    h = F.relu(torch.cat([obs, a], dim=-1)[:, None] @ w1 + b1)
-    return (F.relu(h @ w2 + b2) @ w3.mT + b3.mT)[..., 0]
+    h = F.relu(torch.cat([obs, a], dim=-1)[:, None] @ critic.fc1.weight + critic.fc1.bias)
+    return (F.relu(h @ critic.fc2.weight + critic.fc2.bias) @ critic.q.weight.mT + critic.q.bias)[..., 0]
 
 
 def min_q(agent, obs):
@@ -126,6 +125,12 @@ def test_momentum_schedule():
     assert torch.allclose(a, 0.5 * (1 + 3.25) * torch.tensor([0.1, -0.2]))
 
 
+def joint_log_prob(log_prob, momentum, std):
+    """log q(a_K, ρ_K|s) before the clamp, HPO eq. (13), from log π(a_0|s) (..), ρ_0 (.., d) and std = 1/√β0."""
+    prior = torch.distributions.Normal(0, std).log_prob(momentum).sum(-1)
+    return log_prob + prior + momentum.shape[-1] * math.log(std)  # β0^(-d/2) = std^d
+
+
 @pytest.fixture(params=["action", "pre-tanh"])
 def one_dimensional(monkeypatch, request):
     """A small agent with one action dimension and networks steep enough to bend the density."""
@@ -156,10 +161,10 @@ def test_joint_density(one_dimensional):
             a0, rho0 = backwards(force_of(agent, o), a_k.atanh() if pre_tanh else a_k, rho_k, step, stds)
         if pre_tanh:
             log_prob = base.base_dist.log_prob(a0).sum(-1) - torch.log1p(-a_k.square()).sum(-1)
-            return hpo.joint_log_prob(log_prob, rho0, std).exp()[0]
+            return joint_log_prob(log_prob, rho0, std).exp()[0]
         inside = (a0.abs() < 1).all(-1)
         log_prob = base.log_prob(a0.clamp(-1 + 1e-12, 1 - 1e-12)).sum(-1)
-        return torch.where(inside, hpo.joint_log_prob(log_prob, rho0, std).exp(), 0.0)[0]
+        return torch.where(inside, joint_log_prob(log_prob, rho0, std).exp(), 0.0)[0]
 
     n = 500
     a_axis = ((torch.arange(n).double() + 0.5) / n * 2 - 1) * edge  # middles of cells
@@ -172,11 +177,11 @@ def test_joint_density(one_dimensional):
     m, generator = 100_000, torch.Generator().manual_seed(1)
     o, noise = obs.expand(1, m, 2), torch.randn(1, m, 2, generator=generator, dtype=torch.double)
     with torch.no_grad():
-        x, log_prob = agent.start(o, noise[..., :1])
-        x, rho_k = agent.evolve(agent.critic, agent.critic.share(o), o, x, noise[..., 1:], std, last=True)
+        x, log_prob = agent.space.start(agent.policy, o, noise[..., :1])
+        x, rho_k = agent.evolve(agent.critic, o, x, std * noise[..., 1:], std, last=True)
     a_k = place(agent, x)
     if pre_tanh:
-        ours = hpo.joint_log_prob(agent.end(x, log_prob)[1], std * noise[..., 1:], std).exp()
+        ours = joint_log_prob(agent.space.end(x, log_prob)[1], std * noise[..., 1:], std).exp()
         some = (a_k[0, :, 0].abs() < 0.999).nonzero()[:2000, 0]
         assert torch.allclose(ours[0, some], density(a_k[:, some], rho_k[:, some]), rtol=1e-6)
     edges = np.linspace(-edge, edge, n // 10 + 1)
@@ -185,22 +190,26 @@ def test_joint_density(one_dimensional):
     assert a_k.std() > 0.3 and abs(counts / m - marginal).sum() < 0.02
 
 
-def test_closed_form_gradient_is_autograds():
+def test_action_gradient_is_that_of_the_smaller_critic():
+    """D7, for each seed its own, on critics written out; it is held constant, and the weights get nothing from it."""
     agent, obs, a = agent_of(hpo, num_seeds=3), normals(3, 50, 11), normals(3, 50, 3, seed=1).requires_grad_()
     expected = torch.autograd.grad(min_q(agent, obs)(a).sum(), a)[0]
-    smaller, gradient = agent.critic.slope(agent.critic.share(obs), a)
+    gradient = hpo.action_gradient(agent.critic, obs, a)
     assert expected.abs().max() > 1e-3 and torch.allclose(gradient, expected, rtol=1e-10, atol=1e-14)
+    assert not gradient.requires_grad
     q = agent.critic(obs, a)
-    assert torch.allclose(q, plain_q(agent.critic, obs, a)) and torch.allclose(smaller, q.amin(1))
+    assert torch.allclose(q, plain_q(agent.critic, obs, a)) and torch.equal(agent.critic.smaller(obs, a), q.amin(1))
     assert 0 < (q[:, 0] < q[:, 1]).double().mean() < 1  # both critics were the smaller one somewhere (D7)
+    with torch.no_grad():
+        assert torch.equal(hpo.action_gradient(agent.critic, obs, a), gradient)
 
 
 def test_zero_gradient_gives_no_force_direction():
     agent, obs = agent_of(hpo), normals(1, 4, 11)
-    agent.critic.layers[0].data[:, 11:] = 0
+    agent.critic.fc1.weight.data[..., 11:, :] = 0
     seen = []
     agent.force.register_forward_hook(lambda _, inputs, out: seen.append(inputs[2]))
-    agent.evolve(agent.critic, agent.critic.share(obs), obs, normals(1, 4, 3), normals(1, 4, 3), 0.1)
+    agent.evolve(agent.critic, obs, normals(1, 4, 3), 0.1 * normals(1, 4, 3), 0.1)
     assert all((g == 0).all() for g in seen) and len(seen) == 2
 
 
@@ -220,20 +229,20 @@ def policy_gradient(agent, q, obs, noise, hold):
         if args.leapfrog_space == "pre-tanh":
             gradient = gradient / torch.cosh(x) ** 2
         g = gradient / gradient.norm(dim=-1, keepdim=True)
-        out = [torch.cat([obs, a, g], dim=-1)] * 2
-        for i in range(2):
-            w, b1, v, b2 = (p[i::2] for p in agent.force.layers)
-            out[i] = F.elu(out[i] @ w + b1) @ v.mT + b2.mT
+        out = []
+        for first, _, second, _ in (agent.force.implicit, agent.force.gate):
+            hidden = F.elu(torch.cat([obs, a, g], dim=-1) @ first.weight + first.bias)
+            out.append(hidden @ second.weight.mT + second.bias)
         gate = out[1].sigmoid()
         return gate * g + (1 - gate) * out[0].tanh()
 
     if args.leapfrog_space == "pre-tanh":
         mean, log_std = agent.policy(obs)
-        a = mean + log_std.exp() * noise[:, 1]
+        a = mean + log_std.exp() * noise.action
         log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(a).sum(-1)
     else:
-        a, log_prob = agent.policy.sample(obs, noise[:, 1])
-    rho = std * noise[:, 2]
+        a, log_prob = hpo.squash(*agent.policy.sample(obs, noise.action))
+    rho = std * noise.momentum
     for k in range(1, args.leapfrog_steps + 1):  # eq. (16), both halves
         rho = rho - args.step_size / 2 * force(a)
         a = a + args.step_size * rho
@@ -241,7 +250,7 @@ def policy_gradient(agent, q, obs, noise, hold):
     if args.leapfrog_space == "pre-tanh":
         log_prob = log_prob + 2 * torch.cosh(a).log().sum(-1)
     loss = (args.alpha * log_prob - q(place(agent, a).clamp(-1, 1))).mean(-1).sum()
-    return torch.autograd.grad(loss, agent.policy_optimizer.parameters)
+    return torch.autograd.grad(loss, agent.policy_optimizer.trained)
 
 
 def distance(left, right):
@@ -253,8 +262,8 @@ def test_policy_gradient_equals_double_backward(space):
     """On ReLU critics holding ∇_a Q constant changes nothing; on smooth ones it does (the negative control)."""
     agent = agent_of(hpo, num_seeds=2, leapfrog_steps=3, step_size=0.3, leapfrog_space=space)
     obs = normals(2, 64, 11)
-    noise = normals(2, 3, 64, 3, seed=9)
-    ours = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.policy_optimizer.parameters)
+    noise = noise_of(2, 64, 3, seed=9)
+    ours = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.policy_optimizer.trained)
     double = policy_gradient(agent, min_q(agent, obs), obs, noise, hold=False)
     assert distance(ours, double) < 1e-9
     assert distance(policy_gradient(agent, min_q(agent, obs), obs, noise, hold=True), double) < 1e-9
@@ -273,15 +282,15 @@ def kinked(monkeypatch):
     """One dimension, Q(s, a) = -10 relu(0.3 - a) - relu(a - 0.3), a Gaussian N(bias, 1/4), and F = g or T_h."""
     monkeypatch.setattr(hpo, "HIDDEN", 2)
     agent = agent_of(hpo, obs_dim=1, act_dim=1, leapfrog_steps=1, step_size=0.5, momentum_std_train=0.5, alpha=1e-6)
-    for weights in (agent.critic.layers, agent.policy.layers, agent.force.layers):
-        for weight in weights:
+    for network in (agent.critic, agent.policy, agent.force):
+        for weight in network.parameters():
             weight.data.zero_()
-    w1, b1, w2, _, w3, _ = agent.critic.layers
-    w1.data[:, 1, :2], b1.data[:, 0, :2] = torch.tensor([-1.0, 1.0]), torch.tensor([0.3, -0.3])
-    w2.data[:, 0, 0] = w2.data[:, 1, 1] = 1
-    w3.data[:, 0, :2] = torch.tensor([-10.0, -1.0])
+    fc1, fc2, q = agent.critic.fc1, agent.critic.fc2, agent.critic.q
+    fc1.weight.data[..., 1, :2], fc1.bias.data[..., 0, :2] = torch.tensor([-1.0, 1.0]), torch.tensor([0.3, -0.3])
+    fc2.weight.data[..., 0, 0] = fc2.weight.data[..., 1, 1] = 1
+    q.weight.data[..., 0, :2] = torch.tensor([-10.0, -1.0])  # (.., out, in)
     middle, half = (hpo.LOG_STD_MAX + hpo.LOG_STD_MIN) / 2, (hpo.LOG_STD_MAX - hpo.LOG_STD_MIN) / 2
-    agent.policy.layers[-1].data[0, 1] = math.atanh((math.log(0.5) - middle) / half)
+    agent.policy.log_std.bias.data[:] = math.atanh((math.log(0.5) - middle) / half)
     return agent
 
 
@@ -290,29 +299,30 @@ def kinked(monkeypatch):
 def test_the_gradient_misses_the_jumps_of_g(kinked, space, sees_g):
     """Back-propagation is not the gradient of the expected loss: where a_0 crosses a kink of Q, g jumps, and what the
     loss jumps by there, times the density of a_0, is left out. A force blind to g leaves out nothing."""
-    agent, bias, n, m = kinked, kinked.policy.layers[-1], 8_000, 50
-    agent.pre_tanh = space == "pre-tanh"
-    agent.force.layers[-1].data[0], agent.force.layers[-1].data[1] = 0.4, 50.0 if sees_g else -50.0  # T_h's, the gate's
+    agent, bias, n, m = kinked, kinked.policy.mean.bias, 8_000, 50
+    agent.space = hpo.PRE_TANH if space == "pre-tanh" else hpo.ACTION
+    agent.force.implicit[2].bias.data[:], agent.force.gate[2].bias.data[:] = math.atanh(0.4), 50.0 if sees_g else -50.0
     normal = torch.distributions.Normal(torch.zeros(()).double(), 1.0)
     xi, rho = (normal.icdf((torch.arange(k).double() + 0.5) / k) for k in (n, m))  # of equal weight
-    noise = torch.cartesian_prod(xi, rho).T[[0, 0, 1]][None, ..., None]
+    action, momentum = torch.cartesian_prod(xi, rho).T[:, None, :, None]
+    noise = noise_of(0)._replace(action=action, momentum=momentum)
     obs = torch.zeros(1, n * m, 1).double()
 
     def loss(mean):
-        bias.data[0, 0] = mean
+        bias.data[:] = mean
         return agent.policy_loss(obs, noise)[0].sum()
 
     at, h = 0.1, 0.02
     with torch.no_grad():
         true = ((loss(at + h) - loss(at - h)) / (2 * h)).item()
-    ours = torch.autograd.grad(loss(at), bias)[0][0, 0].item()
+    ours = torch.autograd.grad(loss(at), bias)[0].item()
 
-    kink = math.atanh(0.3) if agent.pre_tanh else 0.3  # of x_0, where its density is
+    kink = math.atanh(0.3) if space == "pre-tanh" else 0.3  # of x_0, where its density is
     density = 2 * math.exp(normal.log_prob(torch.tensor((math.atanh(0.3) - at) / 0.5)).item())  # of u_0
     q = []
     for g in (-1, 1):  # below the kink, above it
         end = kink + 0.5 * (0.5 * rho - 0.25 * (g if sees_g else 0.4))
-        end = end.tanh() if agent.pre_tanh else end.clamp(-1, 1)
+        end = end.tanh() if space == "pre-tanh" else end.clamp(-1, 1)
         q.append(-(10 * (0.3 - end).relu() + (end - 0.3).relu()).mean().item())
     missed = density * (q[0] - q[1])
     assert true == pytest.approx(ours + missed, rel=0.02)
@@ -321,49 +331,50 @@ def test_the_gradient_misses_the_jumps_of_g(kinked, space, sees_g):
 
 def test_momentum_term():
     """D4: the flag adds αβ0/2 ρ_Kᵀρ_K, HPO eq. (15)."""
-    obs, noise = normals(1, 16, 11), normals(1, 3, 16, 3, seed=4)
+    obs, noise = normals(1, 16, 11), noise_of(1, 16, 3, seed=4)
     plain, term = agent_of(hpo), agent_of(hpo, momentum_term=True)
-    a0, _ = term.start(obs, noise[:, 1])
-    _, rho = term.evolve(term.critic, term.critic.share(obs), obs, a0, noise[:, 2], 0.1, last=True)
+    x, _ = term.space.start(term.policy, obs, noise.action)
+    _, rho = term.evolve(term.critic, obs, x, 0.1 * noise.momentum, 0.1, last=True)
     extra = 0.2 / 0.1**2 / 2 * (rho**2).sum(-1).mean(-1)
     assert torch.allclose(term.policy_loss(obs, noise)[0], plain.policy_loss(obs, noise)[0] + extra)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_number_of_gradient_evaluations(monkeypatch, steps):
-    """K for K steps, not 2K; K + 1 with the ρ_K term. The policy's loss takes one more for Q at a_K."""
-    calls, original = [], hpo.Critic.slope
-    monkeypatch.setattr(hpo.Critic, "slope", lambda *a: calls.append(1) or original(*a))
-    obs, noise = normals(1, 8, 11), normals(1, 4, 8, 3)
-    batch = (obs, noise[:, 0], noise[:, 0, :, 0], obs, noise[:, 0, :, 0])
+    """K for K steps, not 2K; K + 1 with the ρ_K term."""
+    calls, original = [], hpo.action_gradient
+    monkeypatch.setattr(hpo, "action_gradient", lambda *a: calls.append(1) or original(*a))
+    batch, noise = batch_of(1, 8), noise_of(1, 8, 3)
 
-    def count(act):
+    def count(function, *inputs):
         calls.clear()
-        act()
+        function(*inputs)
         return len(calls)
 
     agent = agent_of(hpo, leapfrog_steps=steps)
-    assert count(lambda: agent.policy_loss(obs, noise)) == steps + 1
-    assert count(lambda: agent.critic_loss(*batch, noise)) == 0  # D8: the base policy's sample by default
-    assert count(lambda: agent.evolved_mean(obs)) == steps
-    assert count(lambda: agent.act(obs[:, 0], noise[:, :2, 0])) == steps
+    assert count(agent.policy_loss, batch.obs, noise) == steps
+    assert count(agent.critic_loss, batch, noise) == 0  # D8: the base policy's sample by default
+    assert count(agent.evolved_mean, batch.obs) == steps
+    assert count(agent.act, batch.obs, noise) == steps
     agent = agent_of(hpo, leapfrog_steps=steps, momentum_term=True, evolve_target=True)
-    assert count(lambda: agent.policy_loss(obs, noise)) == steps + (steps > 0) + 1
-    assert count(lambda: agent.critic_loss(*batch, noise)) == steps
+    assert count(agent.policy_loss, batch.obs, noise) == steps + (steps > 0)
+    assert count(agent.critic_loss, batch, noise) == steps
 
 
 @SPACES
 def test_evolved_target(space):
     """D8: with the flag the target's next action follows the target critics from the training momentum."""
     agent = agent_of(hpo, evolve_target=True, leapfrog_space=space)
-    noise, obs, rewards = normals(1, 4, 8, 3), normals(1, 8, 11), normals(1, 8)
-    loss, _ = agent.critic_loss(obs, noise[:, 3].tanh(), rewards, obs + 1, torch.zeros(1, 8), noise)
-    x, log_prob = agent.start(obs + 1, noise[:, 0])
-    x, _ = agent.evolve(agent.target, agent.target.share(obs + 1), obs + 1, x, noise[:, 3], 0.1)
-    a, log_prob = agent.end(x, log_prob)
-    y = rewards + 0.99 * (plain_q(agent.target, obs + 1, a).amin(1) - 0.2 * log_prob)
-    q = plain_q(agent.critic, obs, noise[:, 3].tanh())
-    assert torch.allclose(loss, ((q - y[:, None]) ** 2).mean(-1))
+    noise, batch = noise_of(1, 8, 3), batch_of(1, 8)._replace(terminated=torch.zeros(1, 8))
+    loss, seen = agent.critic_loss(batch, noise)
+    x, log_prob = agent.space.start(agent.policy, batch.next_obs, noise.next_action)
+    x, _ = agent.evolve(agent.target, batch.next_obs, x, 0.1 * noise.next_momentum, 0.1)
+    a, log_prob = agent.space.end(x, log_prob)
+    y = batch.reward + 0.99 * (plain_q(agent.target, batch.next_obs, a).amin(1) - 0.2 * log_prob)
+    q = plain_q(agent.critic, batch.obs, batch.action)
+    assert torch.allclose(seen["q_losses"], ((q - y[:, None]) ** 2).mean(-1))
+    plain = agent_of(hpo, leapfrog_space=space)
+    assert not torch.allclose(loss, plain.critic_loss(batch, noise)[0], rtol=1e-4)
 
 
 @SPACES
@@ -377,12 +388,11 @@ def test_readings_of_evaluation(space):
         a = a + 0.15 * rho
         rho = (rho - 0.15 / 2 * force(a)) * 0.325 / 0.1
         a = a + 0.15 * (rho - 0.15 / 2 * force(a))
-    readings = agent.readings()
-    assert list(readings) == ["leapfrog", "base"]
-    assert torch.allclose(readings["leapfrog"](obs), place(agent, a).clamp(-1, 1)) and torch.allclose(
-        readings["base"](obs), base
-    )
-    assert list(agent_of(hpo, eval_base=True).readings()) == ["base", "leapfrog"]
+    policies = agent.policies()
+    assert list(policies) == ["leapfrog", "base"]
+    assert torch.allclose(policies["leapfrog"](obs), place(agent, a).clamp(-1, 1))
+    assert torch.allclose(policies["base"](obs), base)
+    assert list(agent_of(hpo, eval_base=True).policies()) == ["base", "leapfrog"]
 
 
 @SPACES
@@ -391,30 +401,27 @@ def test_exploration(space):
     agent, obs = agent_of(hpo, double=False, num_seeds=2, leapfrog_space=space), normals(2, 1, 11).float()
     clamped = 0
     for i in range(30):
-        noise = normals(2, 2, 3, seed=i).float()
+        noise = floats(noise_of(2, 1, 3, seed=i))
         with torch.no_grad():
             force, mean, log_std = force_of(agent, obs), *agent.policy(obs)
-            a = mean + log_std.exp() * noise[:, :1]
+            a = mean + log_std.exp() * noise.action
             a = a.tanh() if space == "action" else a
-            rho = 1.5 * noise[:, 1:] - 0.15 / 2 * force(a)
+            rho = 1.5 * noise.momentum - 0.15 / 2 * force(a)
             a = a + 0.15 * rho
             rho = (rho - 0.15 / 2 * force(a)) * 1.375 / 1.5
             a = a + 0.15 * (rho - 0.15 / 2 * force(a))
-        assert torch.allclose(agent.act(obs[:, 0], noise), place(agent, a).clamp(-1, 1)[:, 0], atol=1e-6)
+        assert torch.allclose(agent.act(obs, noise), place(agent, a).clamp(-1, 1), atol=1e-6)
         clamped += (place(agent, a).abs() > 1).sum()
     assert (clamped > 0) == (space == "action")
 
 
 def test_clamped_coordinates_get_no_gradient():
     """D6: Q's gradient stops at the box."""
-    agent, obs, noise = (
-        agent_of(hpo, momentum_std_train=50.0, alpha=1e-9, leapfrog_space="action"),
-        normals(1, 64, 11),
-        normals(1, 3, 64, 3),
-    )
-    loss, _, actions = agent.policy_loss(obs, noise.sign() * 1.0)
-    assert (actions.abs() > 1).all()  # a momentum of ±50 throws everything out
-    assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.policy_optimizer.parameters)) < 1e-6
+    agent = agent_of(hpo, momentum_std_train=50.0, alpha=1e-9, leapfrog_space="action")
+    noise = noise_of(1, 64, 3)
+    loss, seen = agent.policy_loss(normals(1, 64, 11), noise._replace(momentum=noise.momentum.sign()))
+    assert (seen["position"].abs() > 1).all()  # a momentum of ±50 throws everything out
+    assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.policy_optimizer.trained)) < 1e-6
 
 
 def test_state_in_force_is_optional():
@@ -423,22 +430,19 @@ def test_state_in_force_is_optional():
     for flag in (True, False):
         force = agent_of(hpo, leapfrog_state=flag).force
         same = torch.equal(force(normals(1, 4, 11), a, g), force(normals(1, 4, 11, seed=2), a, g))
-        assert same is not flag and force.layers[0].shape[-2] == (17 if flag else 6)
+        assert same is not flag and force.gate[0].weight.shape[-2] == (17 if flag else 6)
 
 
 def test_gate_mixes_explicit_and_implicit_gradient():
     """D1: σ g + (1 - σ) T with T in (-1, 1) by tanh and σ in (0, 1) by the sigmoid, elementwise."""
-    agent, obs, a, g = (
-        agent_of(hpo),
-        normals(1, 64, 11),
-        normals(1, 64, 3),
-        F.normalize(normals(1, 64, 3, seed=1), dim=-1),
-    )
-    agent.force.layers[2].data.zero_()
-    for bias, expected in (
-        ((9.0, 0.0), 0.5 * g + 0.5),
-        ((-9.0, 40.0), g),
-        ((0.4, -40.0), torch.full_like(g, math.tanh(0.4))),
+    force, obs, a = agent_of(hpo).force, normals(1, 64, 11), normals(1, 64, 3)
+    g = F.normalize(normals(1, 64, 3, seed=1), dim=-1)
+    for network in (force.implicit, force.gate):
+        network[2].weight.data.zero_()
+    for implicit, gate, expected in (
+        (9.0, 0.0, 0.5 * g + 0.5),
+        (-9.0, 40.0, g),
+        (0.4, -40.0, torch.full_like(g, math.tanh(0.4))),
     ):
-        agent.force.layers[3].data[0], agent.force.layers[3].data[1] = bias
-        assert torch.allclose(agent.force(obs, a, g), expected, atol=1e-6)
+        force.implicit[2].bias.data[:], force.gate[2].bias.data[:] = implicit, gate
+        assert torch.allclose(force(obs, a, g), expected, atol=1e-6)

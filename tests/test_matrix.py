@@ -14,8 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+from analysis import ROOT
 from analysis.benchmark import cells, matrix
-from analysis.benchmark.cells import ROOT, Attempt, Outcome, Place, chosen, is_done, read
+from analysis.benchmark.cells import Attempt, Outcome, Place, chosen, is_done, read
 from runtime.messages import Refused
 
 import pytest
@@ -80,6 +81,13 @@ def test_a_cell_is_named_once_and_by_what_is_unlike_its_script():
         ("three | sac_continuous | Pendulum-v1 | --gamma 2 | 1 x 9 | 1 x 9", "--gamma is 2.0: choose"),
         ("three | sac_continuous | Pendulum-v1 | 1 x 300", "a line of the list has six fields between bars: three"),
         ("three | sac_continuous | Pendulum-v1 | | 1 x 9 | many", "three: seeds x steps, such as 8 x 100,000"),
+        ("three | sac_continuous | Pendulum-v1 | | 0 x 300 | 0 x 300", "three: seeds x steps, such as 8 x 100,000"),
+        ("three | sac_continuous | Pendulum-v1 | | 1 x 0 | 1 x 0", "three: seeds x steps, such as 8 x 100,000"),
+        ('three | sac_continuous | Pendulum-v1 | --exp-name "x | 1 x 9 | 1 x 9', "No closing quotation"),
+        ("three | sac_continuous | Pendulum-v1 | --help | 1 x 9 | 1 x 9", "--help is not for the list's flags"),
+        ("three | sac_continuous | Pendulum-v1 | --env-id Ant-v4 | 1 x 9 | 1 x 9", "--env-id is not for the list's"),
+        ("three | | Pendulum-v1 | | 1 x 9 | 1 x 9", "a line of the list has six fields between bars"),
+        (f"three | sac_continuous | Pendulum-v1 | {'x' * 200_000}", "a line of the list has six fields between bars"),
         (f"three | sac_continuous | Pendulum-v1 | {SMALL.format(100)} | 1 x 300 | 1 x 300",
          "stands there twice, with other seeds, steps or flags"),
     ],
@@ -90,14 +98,26 @@ def test_a_wrong_list_is_refused_in_one_line(more, complaint):
     assert "\n" not in str(refusal.value)
 
 
+def test_comments_are_no_cells_and_an_empty_list_is_refused():
+    lines = read(
+        make_list(more="# figure5 | sac_hpo_continuous | Ant-v4 | | 1 x 9 | 1 x 9\n  #x | y | z | | 1 | 1"), "laptop"
+    )
+    assert len(lines) == 2
+    for text in ("", "# nothing\n", "x <<'ITEMS'\nITEMS\n"):
+        Path("list").write_text(text)
+        with pytest.raises(Refused, match="list names no cell"):
+            read(Path("list"), "laptop")
+
+
 def test_a_wrong_command_line_is_refused_in_one_line_and_nothing_is_written(monkeypatch):
     """By the script itself: exit code 2, no page, no folder."""
     for words, scale, complaint in [
         (["figure3", "tabel5"], "laptop", "no item tabel5: choose among figure3, ablations, figure4, table5, "),
         ([], "huge", "no scale 'huge': SCALE is one of laptop, paper, smoke"),
         (["--jobs", "0"], "laptop", "--jobs is 0: choose 1 or more"),
-        (["--frob"], "laptop", "unrecognized arguments: --frob; see bash benchmark.sh --help"),
+        (["--frob"], "laptop", "unrecognized arguments: --frob; see --help"),
         (["--lines", "nowhere"], "laptop", "no list nowhere"),
+        (["--jobs", "many"], "laptop", "argument --jobs: invalid int value"),
     ]:
         monkeypatch.setenv("SCALE", scale)
         with pytest.raises(Refused, match=re.escape(complaint)):
@@ -125,7 +145,7 @@ def test_ray_is_imported_when_it_is_asked_for_and_not_before(monkeypatch):
 def test_done_is_a_whole_results_file():
     place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
     rows = [f"{step},{seed},{e},1.5,200" for step in (100, 200, 300) for seed in (1, 2) for e in (0, 1)]
-    head = "# command\nstep,seed,episode,return,length\n"
+    head = f"# python sac_continuous.py {' '.join(its.command()[1:])}\nstep,seed,episode,return,length\n"
 
     def holds(text):
         cells.write_whole(place.results(its), text)
@@ -140,7 +160,67 @@ def test_done_is_a_whole_results_file():
     assert not holds(head + "\n".join(row for row in rows if ",2," not in row))  # of one seed
     assert not holds(text[: -len(",200\n")] + ",\n") and not holds(text.replace("1.5", "-inf"))
     assert not holds(text + rows[0] + "\n") and not holds(text.replace("300,1,0,1.5", "300,1,0,nan"))
+    assert not holds(text.replace("300,1,0,1.5", "300,1,0," + "1" * 200_000))
+    lost = text.replace("300,1,0,1.5", "300,1,0,nan").replace("300,1,1,1.5", "300,1,1,nan")
+    assert holds(lost)  # a seed that diverged is an outcome
+    assert not holds(
+        text.replace("200,1,0,1.5", "200,1,0,nan").replace("200,1,1,1.5", "200,1,1,nan")
+    )  # and is so at the end
     assert not list(place.results(its).parent.glob("*.part"))
+
+
+def test_results_of_other_values_are_stale():
+    """Whatever changes learning counts, said or not; how often it was evaluated, or how finely computed, does not."""
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
+    rows = "".join(f"{step},{seed},0,1.5,200\n" for step in (100, 200, 300) for seed in (1, 2))
+    own = " ".join(its.command()[1:])
+
+    def said(*comments):
+        text = "".join(f"{line}\n" for line in comments) + "step,seed,episode,return,length\n" + rows
+        cells.write_whole(place.results(its), text)
+        assert is_done(its, place) == (not cells.stale(its, place))
+        assert is_done(its, Place(place.base, place.scale, keep_stale=True))
+        return cells.stale(its, place)
+
+    assert said(f"# python sac_continuous.py {own}") == ""
+    assert (
+        said(f"# python sac_continuous.py {own} --eval-max-steps 7 --matmul-precision medium --products onednn") == ""
+    )
+    assert said(f"# python sac_continuous.py {own} --gamma 0.5") == "gamma 0.5 where the cell has 0.99"
+    assert said(f"# python sac_continuous.py {own.replace('16', '999')}") == "batch_size 999 where the cell has 16"
+    assert "no-such-flag" in said(f"# python sac_continuous.py {own} --no-such-flag 1")
+    assert said(f"# python analysis/readings.py train still {own}") == "analysis/readings.py train still made it"
+    values = {"gamma": 0.99, "batch_size": 16, "learning_starts": 100, "tau": 0.5}  # what was tau's default then
+    assert (
+        said(f"# python sac_continuous.py {own}", cells.VALUES + json.dumps(values))
+        == "tau 0.5 where the cell has 0.005"
+    )
+    assert "stale: " + its.name in matrix.listing(read(Path("list"), "laptop"), place, 1)
+
+
+def test_runs_of_other_values_are_not_the_cells():
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
+    run = place.folder(its) / "runs" / "x__1__7"
+    run.mkdir(parents=True)
+    args = vars(cells.parse(cells.module_of(its.script), its.command()[1:])[0])
+    config = {
+        "script": its.script,
+        "args": args,
+        "source": dict.fromkeys(args, "default"),
+        "commit": "c",
+        "device": "cpu",
+    }
+
+    def found(**values):
+        (run / "config.json").write_text(json.dumps(config | {"args": args | values}))
+        return cells.newest_run(its, place)
+
+    assert found() == run
+    for values in ({"gamma": 0.5}, {"batch_size": 999}, {"env_id": "Ant-v4"}, {"seed": 2}, {"num_seeds": 3}):
+        assert found(**values) is None, values
+    for text in ("[]", "null", "{", '{"args": []}', "x" * 200_000):
+        (run / "config.json").write_text(text)
+        assert cells.newest_run(its, place) is None and cells.collected(run) is None
 
 
 def test_time_left_is_that_of_cells_that_ran_here():
@@ -363,6 +443,8 @@ def test_a_run_that_ended_is_collected_and_not_run_again():
     place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
     run = finished_run(its, place)
     attempt = Attempt(its, place)
+    table = run / "evaluations.csv"
+    table.write_text(table.read_text()[:-2])  # a machine that lost power: its checkpoint has the rows whole
     assert attempt.claim() and attempt.poll() == Outcome(True) and attempt.process is None
     with place.results(its).open() as file:
         rows = list(csv.DictReader(line for line in file if line[0] != "#"))

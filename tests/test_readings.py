@@ -1,10 +1,12 @@
 """The arms of analysis/experiments/readings.py: each changes what its docstring says, and nothing else."""
 
+import re
 import subprocess
 import sys
 
 import sac_hpo_continuous as hpo
 from analysis.experiments import bias, drawn, readings
+from runtime.messages import Refused
 
 import pytest
 import torch
@@ -175,16 +177,15 @@ def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
     )
 
 
-def test_collecting_writes_over_no_other_run(tmp_path, monkeypatch, capsys):
+def test_collecting_writes_over_no_other_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(readings, "RESULTS", tmp_path / "readings")
     first, second = (run_folder(f"run{seed}", "sac_continuous", seed, [1.0, 2.0]) for seed in (1, 9))
     path = readings.keep(first)
     before = path.read_text()
     assert path == tmp_path / "readings" / "Toy-v0__sac_continuous.csv" and readings.keep(first) == path
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(Refused, match=re.escape(f"{path} is of another run than {second}")):
         readings.keep(second)
-    assert ended.value.code == 2 and f"{path} is of another run than {second}" in capsys.readouterr().err
     other = readings.keep(second, "fresh")
     assert other == tmp_path / "readings" / "fresh" / path.name and path.read_text() == before != other.read_text()
 

@@ -3,16 +3,14 @@
 `benchmark.sh` lists items, a line each: names | scripts | environments | flags | the papers' seeds x steps |
 a laptop's. A line is every script on every environment. A cell that several lines name is run once. Its folder is
 `runs/benchmark/<scale>/<name>/`: the run's own folder below `runs/`, `log.txt` and `errors.txt`. It is done when its
-results file `results/benchmark/<scale>/<name>.csv` is whole, and by nothing else.
+results file `results/benchmark/<scale>/<name>.csv` is whole and of the cell's own values, and by nothing else; a whole
+file of other values is stale.
 """
 
 import contextlib
-import csv
 import dataclasses
 import fcntl
 import functools
-import importlib
-import io
 import json
 import math
 import os
@@ -24,8 +22,20 @@ import sys
 import time
 from pathlib import Path
 
-from analysis import ROOT
-from analysis.collect import LENGTH, PLACE, collect, unlike, variant, words
+from analysis.collect import VALUES, collect
+from analysis.records import (
+    LENGTH,
+    PLACE,
+    config_of,
+    module_of,
+    read_rows,
+    read_text,
+    script_file,
+    unlike,
+    variant,
+    words,
+    write_whole,
+)
 from runtime.arguments import check, parse
 from runtime.messages import Refused, fail
 
@@ -34,6 +44,8 @@ SMOKE = {  # everything end to end, and nothing learned; from pixels a step take
     False: (2, 400, "--learning-starts 200 --eval-frequency 200 --eval-episodes 2 --eval-max-steps 50"),
     True: (2, 24, "--learning-starts 16 --eval-frequency 12 --eval-episodes 1 --eval-max-steps 4 --batch-size 16"),
 }
+ROUNDING = "matmul_precision"  # how finely products are rounded: told on the page, and no value of the method
+OWN = ("env_id", "seed", "num_seeds", "total_timesteps", "resume")  # what the list itself says, or nobody may
 KEEP = "--keep-agents"  # changes no number: a cell has it if one of its lines does
 RESUMES = 3  # times that an attempt resumes a process which something killed
 LEASH = """import ctypes, os, sys
@@ -70,6 +82,7 @@ class Place:
 
     base: Path
     scale: str
+    keep_stale: bool = False  # whether results of other values than the cell's count as done
 
     def folder(self, cell: Cell) -> Path:
         return self.base / "runs" / "benchmark" / self.scale / cell.name
@@ -78,23 +91,21 @@ class Place:
         return self.base / "results" / "benchmark" / self.scale / f"{cell.name}.csv"
 
 
-def script_file(script: str) -> Path:
-    path = ROOT / f"{script}.py"
-    return path if path.exists() else ROOT / "ablations" / f"{script}.py"
-
-
 # ------------------------------------------------------------------------------------------------------------ the list
 def read(path: Path, scale: str) -> list[Line]:
     """The lines of a list at a scale; Refused where one cannot be run."""
     if scale not in SCALES:
         fail(f"no scale {scale!r}: SCALE is one of {', '.join(SCALES)}")
     lines, extras = [], {}
-    for text in path.read_text().split("<<'ITEMS'\n")[-1].split("\nITEMS")[0].splitlines():
+    for text in read_text(path).split("<<'ITEMS'")[-1].split("\nITEMS")[0].splitlines():
         fields = [field.strip() for field in text.split("|")]
-        if len(fields) == 6:
-            lines.append(read_line(*fields, scale))
-        elif text.strip() and not text.startswith("#"):
-            fail(f"{path.name}: a line of the list has six fields between bars: {text}")
+        if not text.strip() or text.strip().startswith("#"):
+            continue
+        if len(fields) != 6 or not all(fields[:3]):
+            fail(f"{path.name}: a line of the list has six fields between bars: {shortened(text)}")
+        lines.append(read_line(*fields, scale))
+    if not lines:
+        fail(f"{path.name} names no cell: a line is items | scripts | environments | flags | size | size")
     for cell in (cell for line in lines for cell in line.cells):
         other = extras.setdefault(cell.name, cell)
         if ({*other.flags} ^ {*cell.flags}) - {KEEP} or (other.seeds, other.steps) != (cell.seeds, cell.steps):
@@ -104,6 +115,10 @@ def read(path: Path, scale: str) -> list[Line]:
     return [dataclasses.replace(line, cells=tuple(extras[cell.name] for cell in line.cells)) for line in lines]
 
 
+def shortened(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]} .."
+
+
 def read_line(items: str, scripts: str, env_ids: str, flags: str, paper: str, laptop: str, scale: str) -> Line:
     cells = []
     for script in scripts.split():
@@ -111,8 +126,8 @@ def read_line(items: str, scripts: str, env_ids: str, flags: str, paper: str, la
         seeds, steps, more = SMOKE[pixels]
         if scale != "smoke":
             size, more = paper if scale == "paper" else laptop, ""
-            if not re.fullmatch(r"\d+ x \d[\d,]*", size):
-                fail(f"{items}: seeds x steps, such as 8 x 100,000, not {size}")
+            if not re.fullmatch(r"[1-9]\d* x [1-9][\d,]*", size):
+                fail(f"{items}: seeds x steps, such as 8 x 100,000, not {shortened(size)}")
             seeds, steps = (int(number.replace(",", "")) for number in size.split(" x "))
         cells += [cell(script, env_id, seeds, steps, flags, more) for env_id in env_ids.split()]
     return Line(tuple(items.split()), tuple(cells))
@@ -121,14 +136,17 @@ def read_line(items: str, scripts: str, env_ids: str, flags: str, paper: str, la
 @functools.cache
 def cell(script: str, env_id: str, seeds: int, steps: int, flags: str, more: str) -> Cell:
     """A cell, named by the flags of its method; `more` flags are those of the scale."""
-    if not script_file(script).is_file():
-        fail(f"no script {script}.py here or in ablations/")
-    module = importlib.import_module(script)
+    if script_file(script) is None:
+        fail(f"no script {shortened(script)}.py here or in ablations/")
+    module = module_of(script)
     try:
+        given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in shlex.split(flags) if word[:2] == "--"}
+        if own := [f"--{name.replace('_', '-')}" for name in (*OWN, "help") if name in given]:
+            fail(f"{', '.join(own)} is not for the list's flags")
         args, source = parse(module, ["--env-id", env_id, *shlex.split(flags)])
         check(dataclasses.replace(args, cuda=False, compile=False), module.LIMITS)
-    except Refused as refusal:
-        fail(f"{script} on {env_id} {flags}: {refusal}")
+    except (Refused, ValueError) as error:  # an open quote
+        fail(f"{script} on {env_id} {shortened(flags)}: {error}")
     config = {"script": script, "args": vars(args)}
     given = {name: value for name, value in vars(args).items() if source[name] == "command line" and name != "env_id"}
     own = words(unlike(config) | {name: value for name, value in given.items() if name in (*PLACE, *LENGTH)})
@@ -147,50 +165,95 @@ def chosen(lines: list[Line], items: list[str]) -> list[Cell]:
 
 
 # ------------------------------------------------------------------------------------------------------ what there is
-def is_done(cell: Cell, place: Place) -> bool:
-    """Whether the results file is whole: every seed at every step in as many episodes, to the last step."""
+def is_whole(cell: Cell, place: Place) -> bool:
+    """Whether the results file has every seed at every step in as many episodes, to the last step.
+
+    A seed that diverged is an outcome: NaN in all episodes of an evaluation and of those after it."""
     try:
-        with place.results(cell).open() as file:
-            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-        good = [row for row in rows if math.isfinite(float(row["return"])) and int(row["length"]) > 0]
-        keys = {(int(row["seed"]), int(row["step"]), int(row["episode"])) for row in good}
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = read_rows(place.results(cell), ("seed", "step", "episode", "return", "length"))
+        cells = {(int(row["seed"]), int(row["step"]), int(row["episode"])): float(row["return"]) for row in rows}
+        if any(math.isinf(value) for value in cells.values()) or any(int(row["length"]) < 1 for row in rows):
+            return False
+    except (Refused, ValueError):
         return False
-    seeds, steps, episodes = ({key[i] for key in keys} for i in range(3))
-    whole = len(keys) == len(rows) == len(seeds) * len(steps) * len(episodes)
-    return whole and len(seeds) == cell.seeds and max(steps, default=0) == cell.steps
+    seeds, steps, episodes = (sorted({key[i] for key in cells}) for i in range(3))
+    if not len(cells) == len(rows) == len(seeds) * len(steps) * len(episodes):
+        return False
+    for seed in seeds:
+        lost = [{math.isnan(cells[seed, step, episode]) for episode in episodes} for step in steps]
+        if {True, False} in lost or lost != sorted(lost, key=lambda found: True in found):
+            return False
+    return len(seeds) == cell.seeds and max(steps, default=0) == cell.steps
+
+
+def own_values(cell: Cell) -> dict:
+    """The cell's values of all that changes what is learned."""
+    return learned(vars(parse(module_of(cell.script), cell.command()[1:])[0]))
+
+
+def learned(args: dict) -> dict:
+    """Of a run's values those that change what is learned."""
+    return {name: value for name, value in args.items() if name not in (*PLACE, *LENGTH, ROUNDING)}
+
+
+def file_values(cell: Cell, text: str) -> list[dict]:
+    """The values of each run in a results file: as it tells them, or where it is older as its command gives them today.
+
+    Refused where another program made it, or today's script does not know the command."""
+    commands = re.findall(r"^# python (.*?)( --.*)?$", text, re.M)
+    for program, _ in commands:
+        if Path(program).name not in (f"{cell.script}.py", "readings.py train as-is"):
+            fail(f"{program} made it")
+    if told := re.findall(rf"^{VALUES}(.*)$", text, re.M):
+        return [learned(json.loads(line)) for line in told]
+    return [learned(vars(parse(module_of(cell.script), shlex.split(flags))[0])) for _, flags in commands]
+
+
+def unlike_cell(values: dict, cell: Cell) -> str:
+    """In what values differ from the cell's; empty if in nothing."""
+    own = own_values(cell)
+    odd = [name for name in own if values.get(name, own[name]) != own[name]]
+    odd += [name for name in values if name not in own]
+    return ", ".join(f"{name} {values[name]} where the cell has {own.get(name, 'none')}" for name in odd)
+
+
+def stale(cell: Cell, place: Place) -> str:
+    """Why a whole results file is not this cell's; empty where it is, or where there is none."""
+    if not is_whole(cell, place):
+        return ""
+    try:
+        return "; ".join(dict.fromkeys(
+            said for values in file_values(cell, read_text(place.results(cell))) if (said := unlike_cell(values, cell))
+        ))  # fmt: skip
+    except (Refused, ValueError, AttributeError) as error:
+        return str(error)
+
+
+def is_done(cell: Cell, place: Place) -> bool:
+    return is_whole(cell, place) and (place.keep_stale or not stale(cell, place))
 
 
 def newest_run(cell: Cell, place: Place) -> Path | None:
-    """The newest of a cell's run folders that can be resumed, of the cell as it now stands in the list."""
+    """The newest of a cell's run folders that can be resumed: of its own values, as it now stands in the list."""
     runs = []
     for path in place.folder(cell).glob("runs/*/config.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            args = json.loads(path.read_text())["args"]
-            if (args["num_seeds"], args["total_timesteps"]) == (cell.seeds, cell.steps):
+        with contextlib.suppress(Refused, ValueError, KeyError, TypeError):
+            config = config_of(path.parent)
+            args = config["args"]
+            mine = (cell.script, cell.env_id, cell.seeds, cell.steps, 1)
+            names = ("env_id", "num_seeds", "total_timesteps", "seed")
+            if (config["script"], *(args[name] for name in names)) == mine and not unlike_cell(learned(args), cell):
                 runs.append((int(path.parent.name.rsplit("__", 1)[-1]), path.parent))  # the time that it was begun
     return max(runs, default=(0, None))[1]
 
 
 def collected(run: Path) -> str | None:
-    """The text of the results file that a run makes; None if it has not ended."""
-    with contextlib.suppress(SystemExit, OSError, ValueError, KeyError, IndexError):
+    """The text of the results file that a run makes; None if it has not ended, or needs --resume to mend it."""
+    with contextlib.suppress(Refused, OSError, ValueError, KeyError, IndexError):
         last = int(tail(run / "evaluations.csv").splitlines()[-1].split(",")[0])
-        if last == json.loads((run / "config.json").read_text())["args"]["total_timesteps"]:
-            with contextlib.redirect_stderr(io.StringIO()):
-                return collect([run])[1]
+        if last == config_of(run)["args"]["total_timesteps"]:
+            return collect([run])[1]
     return None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Under its name a file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def tail(path: Path, start: int = 0) -> str:
@@ -234,7 +297,7 @@ class Attempt:
         """Takes the cell's lock; False if somebody has it. Where a disk has no locks, say, `poll` tells of it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = (self.folder / "lock").open("a")
+            self.lock = (self.folder / "lock").open("a", encoding="utf-8")
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.lock.truncate(0)
         except BlockingIOError:
@@ -289,7 +352,7 @@ class Attempt:
         leash = ["-c", LEASH, str(os.getpid()), "-u"] if sys.platform == "linux" else ["-u"]
         errors = self.folder / "errors.txt"
         self.said = errors.stat().st_size if errors.exists() else 0
-        with (self.folder / "log.txt").open("a") as out, errors.open("a") as err:
+        with (self.folder / "log.txt").open("ab") as out, errors.open("ab") as err:
             self.process = subprocess.Popen(
                 [sys.executable, *leash, *command], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, start_new_session=True, pass_fds=[self.lock.fileno()],

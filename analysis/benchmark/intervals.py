@@ -42,17 +42,6 @@ def bootstrap(statistic, *scores: np.ndarray, level: float = 0.95, repetitions: 
     return statistic(*scores), *np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
 
 
-def welch(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """x̄ - ȳ and its interval; without end where there is one seed."""
-    difference = float(x.mean() - y.mean())
-    if min(len(x), len(y)) < 2:
-        return difference, -np.inf, np.inf
-    if x.std() == y.std() == 0:
-        return difference, difference, difference
-    low, high = stats.ttest_ind(x, y, equal_var=False).confidence_interval(level)
-    return difference, float(low), float(high)
-
-
 def mean_std(curves: np.ndarray) -> np.ndarray:
     """(.., seeds, steps) -> (..): the standard deviation over seeds, averaged over steps."""
     return curves.std(-2, ddof=1).mean(-1)
@@ -61,12 +50,17 @@ def mean_std(curves: np.ndarray) -> np.ndarray:
 def steadier(x: np.ndarray, y: np.ndarray, level: float = 0.95, repetitions: int = REPETITIONS) -> tuple:
     """How much smaller X's spread over seeds is, log(spread of Y / spread of X), from curves (seeds, steps).
 
-    Its interval is the delete-one jackknife's, by Student's quantile: seeds drawn twice would shrink a spread."""
+    Nothing can be told of fewer than three seeds, nor where so many are the same that none differs once
+    one is left out. The interval is the delete-one jackknife's, by Student's quantile: seeds drawn twice would shrink a
+    spread."""
     if min(len(x), len(y)) < 3:
         return np.nan, -np.inf, np.inf
     values, variance = [], 0.0
     for curves in (y, x):
-        without = np.log([mean_std(np.delete(curves, i, axis=0)) for i in range(len(curves))])
+        spreads = np.array([mean_std(np.delete(curves, i, axis=0)) for i in range(len(curves))])
+        if (spreads <= 1e-12 * np.abs(curves).max()).any():
+            return np.nan, -np.inf, np.inf
+        without = np.log(spreads)
         values.append(np.log(mean_std(curves)))
         variance += (len(curves) - 1) * without.var()
     half = stats.t.ppf((1 + level) / 2, min(len(x), len(y)) - 1) * np.sqrt(variance)
@@ -87,26 +81,45 @@ class Part:
     margin: float = 0.0
 
 
+def holm(parts: list[Part], error: float = 0.05) -> list[int]:
+    """Which parts are told from zero, 1 above or -1 below, with Holm's correction over those that ran.
+
+    The furthest of n is held against 5%/n, the next against 5%/(n - 1), and so on, until one is not told: in at most 5%
+    of experiments is any part told that is zero."""
+    told, left = [0] * len(parts), [i for i, part in enumerate(parts) if part.estimate]
+    while left:
+        level, before = 1 - error / len(left), len(left)
+        for i in list(left):
+            _, low, high = parts[i].estimate(level)
+            if low > 0 or high < 0:
+                told[i] = 1 if low > 0 else -1
+                left.remove(i)
+        if len(left) == before:
+            break
+    return told
+
+
 def verdict(parts: list[Part], wanted: str) -> tuple[str, list[tuple]]:
-    """What can be said at 95% of a claim, and each part's name, estimate and interval.
+    """What can be said at 95% of a claim, and each part's name, estimate, interval, and what `holm` tells of it.
 
     `all`: every part is above zero. It holds if every 95% interval is: a conjunction needs no correction. It does not
-    if one interval at 1 - 5%/n (Bonferroni) is below zero. `any`: at least one is above; the corrected intervals prove.
+    if Holm tells one below zero. `any`: at least one is above; Holm tells which.
     `same`: every part is within its margin; it holds if every 95% interval is, and not if one, corrected, is outside.
-    `differ`: one is not zero; it holds if one interval, corrected, leaves out zero, and not if all are within margins.
-    A part without runs leaves the interval without ends.
+    `differ`: one is not zero; it holds if Holm tells one from zero, and not if all are within margins.
+    A part without runs leaves the interval without ends, and is none of those over whose number is corrected.
     """
-    none, levels = (np.nan, -np.inf, np.inf), (0.95, 1 - 0.05 / len(parts))
+    none, ran = (np.nan, -np.inf, np.inf), sum(bool(part.estimate) for part in parts)
+    levels = 0.95, 1 - 0.05 / max(1, ran)
     plain, strict = ([part.estimate(level) if part.estimate else none for part in parts] for level in levels)
-    margins = [part.margin for part in parts]
+    margins, told = [part.margin for part in parts], holm(parts)
     alike = all(-m < low and high < m for (_, low, high), m in zip(plain, margins))
     if wanted == "all":
-        proved, refuted = all(low > 0 for _, low, _ in plain), any(high < 0 for _, _, high in strict)
+        proved, refuted = all(low > 0 for _, low, _ in plain), -1 in told
     elif wanted == "any":
-        proved, refuted = any(low > 0 for _, low, _ in strict), all(high < 0 for _, _, high in plain)
+        proved, refuted = 1 in told, all(high < 0 for _, _, high in plain)
     elif wanted == "same":
         proved, refuted = alike, any(low > m or high < -m for (_, low, high), m in zip(strict, margins))
     else:
-        proved, refuted = any(low > 0 or high < 0 for _, low, high in strict), alike
-    rows = [(part.name, *numbers) for part, numbers in zip(parts, plain)]
+        proved, refuted = any(told), alike
+    rows = [(part.name, *numbers, sign) for part, numbers, sign in zip(parts, plain, told)]
     return HOLDS if proved else FAILS if refuted else OPEN, rows

@@ -10,7 +10,6 @@ their way, would not fit into memory. A signal lets every cell write a checkpoin
 own. Whatever fails is told at the end and stops nothing else.
 """
 
-import argparse
 import contextlib
 import os
 import signal
@@ -22,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from analysis import ROOT
 from analysis.benchmark.cells import (
-    ROOT,
     SCALES,
     Attempt,
     Cell,
@@ -34,10 +33,12 @@ from analysis.benchmark.cells import (
     newest_run,
     progress,
     read,
+    stale,
 )
+from analysis.report import Parser, start
 from runtime import machine
-from runtime.environments import make_env
-from runtime.messages import Refused, fail, tell
+from runtime.environments import make_env, quiet
+from runtime.messages import fail, tell
 
 import torch
 from tqdm import tqdm
@@ -123,28 +124,13 @@ class Display:
 
 
 # ------------------------------------------------------------------------------------------------------------ here
-@contextlib.contextmanager
-def quiet():
-    """Without what a simulator says on stderr and writes into the working folder."""
-    here, stderr, nowhere = os.getcwd(), os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        os.dup2(nowhere, 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.chdir(here)
-            os.close(stderr)
-            os.close(nowhere)
-
-
 def memory(cell: Cell) -> float:
     """Bytes that a cell takes at its end: its replay, half a GB of program, and a copy of what is new in the replay."""
     capacity = min(cell.steps, 100_000 if cell.script.endswith("_pixels") else 1_000_000)
     row = 24_000 if cell.script.endswith("_pixels") else 0
     if not row:
-        with quiet(), contextlib.suppress(Exception):  # the cell tells what is wrong with its environment
+        # where a simulator may write a log; the cell tells what is wrong with its environment
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), quiet(), contextlib.suppress(Exception):
             env = make_env(cell.env_id)
             row = 4 * (2 * env.observation_space.shape[0] + env.action_space.shape[0] + 2)
             env.close()
@@ -220,7 +206,7 @@ def task(root: str, cell, place, threads: int):
     sys.path.insert(0, root)
     from analysis.benchmark import cells
 
-    outcome = cells.whole(cells.Cell(**cell), cells.Place(Path(place[0]), place[1]), threads)
+    outcome = cells.whole(cells.Cell(**cell), cells.Place(Path(place[0]), *place[1:]), threads)
     return outcome.done, outcome.said
 
 
@@ -234,7 +220,8 @@ def run_on_ray(todo: list[Cell], place: Place, options, display: Display, signal
     futures = {}
     for cell in todo:
         known = needs if gpus else needs | {"memory": int(min(memory(cell), most))}
-        futures[remote.options(**known).remote(str(ROOT), vars(cell), (str(place.base), place.scale), 1)] = cell
+        where = str(place.base), place.scale, place.keep_stale
+        futures[remote.options(**known).remote(str(ROOT), vars(cell), where, 1)] = cell
     outcomes, pending = {}, list(futures)
     while pending and not signals:
         ready, pending = ray.wait(pending, timeout=1)
@@ -285,17 +272,12 @@ def listing(lines, place: Place, lanes: int, items: list[str] = ()) -> str:
     rows = [row(item, chosen(lines, [item])) for item in items]
     known = f"as {sum(map(len, seen.values()))} cells went here" if seen else "by a guess from this machine's products"
     head = f"{'item':<10} cells  done  begun   time left at SCALE={place.scale}, {lanes} cells at a time, {known}"
-    return "\n".join([head, *rows, row("all", cells)])  # cells that items share count once
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        fail(f"{message}; see bash benchmark.sh --help")
+    old = [f"stale: {cell.name}: {said}" for cell in cells if (said := stale(cell, place))]
+    return "\n".join([head, *rows, row("all", cells), *old])  # cells that items share count once
 
 
 def parser() -> Parser:
-    parser = Parser(prog="bash benchmark.sh", description=__doc__.splitlines()[0], epilog=__doc__.split("\n\n", 1)[1],
-                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+    parser = Parser(__doc__, prog="bash benchmark.sh")
     parser.add_argument("items", nargs="*", help="items of the list, such as figure3; none: all")
     parser.add_argument("--list", action="store_true", help="show what there is and what is done, and run nothing")
     parser.add_argument(
@@ -304,6 +286,9 @@ def parser() -> Parser:
     parser.add_argument("--per-gpu", type=int, default=4, help="cells at a time on a GPU")
     parser.add_argument(
         "--ray", action="store_true", help="run on a Ray cluster; RAY_ADDRESS says where, and implies it"
+    )
+    parser.add_argument(
+        "--keep-stale", action="store_true", help="let results of other values than their cell's count as done"
     )
     parser.add_argument("--base", type=Path, default=ROOT, help="the folder of runs/ and results/")
     parser.add_argument("--lines", type=Path, default=LIST, help="the file that holds the list")
@@ -318,12 +303,15 @@ def main(argv: list[str]) -> int:
             fail(f"--{name.replace('_', '-')} is {getattr(options, name)}: choose 1 or more")
     if not options.lines.is_file():
         fail(f"no list {options.lines}")
-    lines, place = read(options.lines, scale), Place(options.base.absolute(), scale)
+    lines, place = read(options.lines, scale), Place(options.base.absolute(), scale, options.keep_stale)
     cells, lanes, signals = chosen(lines, options.items), Lanes(options.jobs, options.per_gpu), []
     if options.list:
         print(listing(lines, place, lanes.count, options.items))
         return 0
     todo = [cell for cell in cells if not is_done(cell, place)]
+    for cell in todo:
+        if said := stale(cell, place):
+            tell(f"{cell.name} runs again, for its results are stale ({said}); --keep-stale keeps them")
     if use_ray := options.ray or bool(address):
         connect(address)
         import ray
@@ -349,13 +337,9 @@ def main(argv: list[str]) -> int:
     if options.lines == LIST:
         from analysis.benchmark import page  # draws, which takes a second to import
 
-        page.main(["page", "--base", str(place.base)])
+        page.main(["page", "--base", str(place.base), *["--keep-stale"] * place.keep_stale])
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    start(main)

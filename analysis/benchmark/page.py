@@ -8,7 +8,6 @@ Measures of a seed's curve: "best", HPO's, its best evaluation (D16); "mean", th
 says how fast it learned; "last", its last evaluation, MCMC-PO's. Intervals and verdicts: intervals.py.
 """
 
-import argparse
 import functools
 import math
 import os
@@ -18,14 +17,13 @@ import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from analysis import gap, policy_shape
-from analysis.benchmark.cells import ROOT, SCALES, Cell, Place, cell, chosen, is_done, read
+from analysis import ROOT, curves, gap, policy_shape
+from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, is_done, read, stale
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
-from analysis.benchmark.intervals import Part, bootstrap, improvement, iqm, steadier, verdict, welch
-from analysis.curves import smooth
-from analysis.tables import load, spread, table
-from runtime.messages import Refused, fail, tell
+from analysis.benchmark.intervals import Part, bootstrap, improvement, iqm, steadier, verdict
+from analysis.records import LOST_COMMIT, Arm, Key, alike, read_arm, read_text, write_whole
+from analysis.report import Parser, counted, diverged, interval, spread, start, table
+from runtime.messages import fail
 
 import matplotlib
 import numpy as np
@@ -50,13 +48,12 @@ class Results:
     def cell(self, arm: tuple, env_id: str) -> Cell | None:
         return self.cells.get(cell(arm[0], env_id, 1, 1, arm[1], "").name)
 
-    def _curves(self, arm: tuple, env_id: str, until: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Steps (T,) and mean returns (S, T) of an arm, up to a step; None if its cell is not done."""
+    def _curves(self, arm: tuple, env_id: str, until: int | None = None) -> Arm | None:
+        """The evaluations of an arm, up to a step; None if its cell is not done."""
         its = self.cell(arm, env_id)
         if its is None or not is_done(its, self.place):
             return None
-        steps, episodes = load(self.place.results(its), until=until)
-        return steps, episodes.mean(2)
+        return read_arm([self.place.results(its)], Key(env_id, its.script, its.flags, its.steps)).up_to(until)
 
     def command(self, what: str) -> str:
         return f"{'' if self.scale == SCALES[0] else f'SCALE={self.scale} '}python analysis/benchmark/page.py {what}"
@@ -78,11 +75,28 @@ def returns(section: Section, measure: str, results: Results) -> str:
         row = [env_id]
         for arm in arms:
             until = results.cell(section.arms[0], env_id).steps if arm in section.beside else None
-            curves = results.curves(arm, env_id, until)
-            ours = "not run" if curves is None else f"{spread(MEASURES[measure](curves[1]))} ({len(curves[1])})"
+            found = results.curves(arm, env_id, until)
+            ours = "not run" if found is None else counted_spread(found.curve(), measure)
             row += [printed[env_id][known.index(arm)], ours] if arm in known else [ours]
         rows.append(row)
     return table(head, rows)
+
+
+def counted_spread(curve: np.ndarray, measure: str) -> str:
+    """Mean and deviation of the seeds that did not diverge, and how many there are of both."""
+    whole, lost = curve[np.isfinite(curve).all(1)], diverged(curve)
+    seeds = f"{len(whole)}, {lost} diverged" if lost else len(whole)
+    return f"{spread(MEASURES[measure](whole))} ({seeds})"
+
+
+def together(arms: list[Arm]) -> list[np.ndarray]:
+    """Curves (S, T) of arms as far as all were evaluated alike; a seed that diverged counts as their lowest."""
+    shared = arms[0]
+    for arm in arms[1:]:
+        shared, _ = alike(shared, arm)
+    found = [alike(arm, shared)[0].curve() for arm in arms]
+    low = min(x[np.isfinite(x)].min(initial=np.inf) for x in found)
+    return [np.where(np.isfinite(x), x, low) for x in found]
 
 
 def aggregates(section: Section, measure: str, results: Results) -> str:
@@ -90,14 +104,15 @@ def aggregates(section: Section, measure: str, results: Results) -> str:
     env_ids = [env_id for env_id in section.env_ids if all(results.curves(arm, env_id) for arm in section.arms)]
     if not env_ids:
         return ""
-    seeds = min(len(results.curves(arm, env_id)[1]) for arm in section.arms for env_id in env_ids)
+    seeds = min(len(results.curves(arm, env_id).seeds) for arm in section.arms for env_id in env_ids)
     if seeds < 2:
         return ""
     scores = {arm: [] for arm in section.arms}
     for env_id in env_ids:
-        curves = {arm: results.curves(arm, env_id)[1][:seeds] for arm in section.arms}
-        low, high = (f(x for curve in curves.values() for x in curve.flat) for f in (min, max))
-        for arm, curve in curves.items():
+        found = together([results.curves(arm, env_id) for arm in section.arms])
+        own = {arm: curve[:seeds] for arm, curve in zip(section.arms, found)}
+        low, high = (f(x for curve in own.values() for x in curve.flat) for f in (min, max))
+        for arm, curve in own.items():
             scores[arm].append((MEASURES[measure](curve) - low) / max(high - low, 1e-12))
     scores, rows = {arm: np.stack(x, axis=1) for arm, x in scores.items()}, []
     for arm in section.arms:
@@ -122,51 +137,76 @@ def aggregates(section: Section, measure: str, results: Results) -> str:
 
 
 def estimate(part: tuple, results: Results):
-    """level -> (X - Y, low, high) of a claim's part, and the margin of "same"; None where a cell is not done."""
+    """level -> (X - Y, low, high) of a claim's part, the margin of "same", and what to say of it.
+
+    Over what was evaluated alike, which has to reach the end of both: common steps, the first episodes that both have.
+    The first is None where a cell is not done, or nothing is alike."""
     env_id, x, y, measure = part
-    x, y = (results.curves(arm, env_id) for arm in (x, y))
-    if x is None or y is None:
-        return None, 0.0
+    arms = [results.curves(arm, env_id) for arm in (x, y)]
+    if None in arms:
+        return None, 0.0, "not run"
+    pair = alike(*arms)
+    if pair is None or len({arm.steps[-1] for arm in (*arms, *pair)}) > 1:
+        return None, 0.0, "not evaluated alike"
+    lost, (x, y) = [diverged(arm.curve()) for arm in arms], counted(*(arm.curve() for arm in pair))
+    notes, many = [], pair[0].values["return"].shape[2]
+    if len({len(arm.steps) for arm in (*arms, *pair)}) > 1:
+        notes.append(f"over {len(pair[0].steps)} common evaluations")
+    if len({arm.values["return"].shape[2] for arm in arms}) > 1:
+        notes.append(f"in {many} common episode{'s' * (many > 1)}")
+    if any(lost):
+        notes.append(f"{lost[0]} of {len(x)} and {lost[1]} of {len(y)} seeds diverged")
+    note = ", ".join(notes)
     if measure == "spread":
-        return (lambda level: steadier(smooth(x[1]), smooth(y[1]), level)), 0.0
-    x, y = MEASURES[measure](x[1]), MEASURES[measure](y[1])
-    return (lambda level: welch(x, y, level)), MARGIN * abs(y.mean())
+        return (lambda level: steadier(curves.smooth(x), curves.smooth(y), level)), 0.0, note
+    x, y = MEASURES[measure](x), MEASURES[measure](y)
+    return (lambda level: interval(x, y, level)), MARGIN * abs(y.mean()), note
 
 
 def differences(section: Section, measure: str, results: Results) -> str:
     """Each arm less the first, with Welch's 95 % interval, on the tasks that have both."""
     first, arms, rows = section.arms[0], section.arms[1:], []
     for env_id in section.env_ids:
-        found = [estimate((env_id, arm, first, measure), results)[0] for arm in arms]
-        numbers = [(math.nan,) * 3 if f is None else f(0.95) for f in found]
+        found = [estimate((env_id, arm, first, measure), results) for arm in arms]
+        numbers = [(math.nan,) * 3 if f is None else f(0.95) for f, _, _ in found]
         if any(math.isfinite(low) for _, low, _ in numbers):
             shown = [f"{x:+.0f} [{low:+.0f}, {high:+.0f}]" if math.isfinite(low) else "" for x, low, high in numbers]
-            rows.append([env_id, *shown])
+            notes = [f", {note}" if cell and note else "" for cell, (_, _, note) in zip(shown, found)]
+            rows.append([env_id, *map("".join, zip(shown, notes))])
     head = [f"difference to {NAMES[first]} ({measure})", *(NAMES[arm] for arm in arms)]
     return table(head, rows) if rows else ""
+
+
+def part_text(part: Part, numbers: tuple, note: str, few: bool, digits: int) -> str:
+    """What a verdict's row says of a task."""
+    name, value, low, high, told = numbers
+    if part.estimate is None:
+        return f"{name}: {note}"
+    note = f", {note}" * bool(note)
+    if not np.isfinite(low):
+        value = f"{value:+.{digits}f}, " if np.isfinite(value) else ""
+        return f"{name}: {value}{'too few seeds' if few else 'no seed differs'}{note}"
+    return f"{name}: {value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{' *' * bool(told)}{note}"
 
 
 def verdicts(results: Results) -> str:
     rows = []
     for claim in CLAIMS:
-        parts, shown = [], []
+        parts, notes, few = [], [], []
         for part in claim.parts():
             env_id, x, y, measure = part
-            many = len(claim.couples) > 1
-            name = short(env_id) + f", {NAMES[x]} − {NAMES[y]}" * many
-            parts.append(Part(name, *estimate(part, results)))
+            name = short(env_id) + f", {NAMES[x]} − {NAMES[y]}" * (len(claim.couples) > 1)
+            found, margin, note = estimate(part, results)
+            parts.append(Part(name, found, margin))
+            notes.append(note)
+            arms = [results.curves(arm, env_id) for arm in (x, y)]
+            few.append(min((len(arm.seeds) for arm in arms if arm), default=0) < (3 if measure == "spread" else 2))
         said, numbers = verdict(parts, claim.wanted)
         digits = 2 if claim.measure == "spread" else 0
-        for name, value, low, high in numbers:
-            if parts[len(shown)].estimate is None:
-                shown.append(f"{name}: not run")
-            elif not np.isfinite(low):
-                shown.append(f"{name}: {f'{value:+.{digits}f}, ' * bool(np.isfinite(value))}too few seeds")
-            else:
-                shown.append(f"{name}: {value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
+        shown = [part_text(*each, digits) for each in zip(parts, numbers, notes, few)]
         measure = {"spread": "log ratio of spreads"}.get(claim.measure, claim.measure)
         if not any(part.estimate for part in parts):
-            said, shown = "not run", []
+            said, shown = "not run", [] if {*notes} == {"not run"} else shown
         rows.append([claim.text, claim.where, measure, f"**{said}**", "; ".join(shown)])
     return table(["claim", "where", "measure", "verdict", "differences with 95 % intervals"], rows) if rows else ""
 
@@ -184,11 +224,8 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
     figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.3 * rows), squeeze=False)
     for axis, (section, env_id) in zip(axes.flat, panels):
         for arm in section.arms:
-            curves = results.curves(arm, env_id)
-            steps, values = curves[0] / 1000, smooth(curves[1])
-            mean, std = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0
-            (line,) = axis.plot(steps, mean, label=f"{NAMES[arm]}, {len(values)} seeds")
-            axis.fill_between(steps, mean - std, mean + std, alpha=0.2, color=line.get_color())
+            found = results.curves(arm, env_id)
+            curves.plot(axis, found.steps, found.curve(), NAMES[arm])
         axis.set(title=env_id, xlabel="thousand environment steps")
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left", fontsize=7)
@@ -209,12 +246,16 @@ parentheses) of "best", each seed's best evaluation (D16), of "mean", its mean o
 speed, or of "last", its last one. {unlike}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them.
 On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what
 that alone does on Ant is in `docs/readings.md`."""
-RULES = """Differences of means have Welch's 95 % interval. A claim about several tasks holds if every interval is
-on its side, and does not hold if one is on the other, corrected for their number (Bonferroni); else it cannot be
-told from these runs. A claim of whose runs there are none is "not run". Claims that name no number ("about the
-same", "not sensitive") take a fifth of the mean for a margin. How far seeds lie apart is compared by the logarithm of
-a ratio of standard deviations, above zero where the first lie closer together, with the jackknife's interval. All of
-them are about runs of this length and may differ from what longer ones show."""
+RULES = """Differences of means have Welch's 95 % interval. They are of what both arms were evaluated in alike: common
+steps, and the first episodes that both have. One rule corrects for several tasks, Holm's, over the tasks that ran: the
+difference furthest from zero is held against 5 % divided by their number, the next against 5 % divided by one less, and
+so on; those that it tells from zero have a star. A claim about several tasks holds if every interval is on its side,
+which needs no correction, and does not hold if a star is on the other; else it cannot be told from these runs. A claim
+of whose runs there are none is "not run". Claims that name no number ("about the same", "not sensitive") take a fifth
+of the mean for a margin. How far seeds lie apart is compared by the logarithm of a ratio of standard deviations, above
+zero where the first lie closer together, with the jackknife's interval. A seed that diverged is counted, from there on
+as the lowest evaluation of the two arms. Where no seed differs from another nothing is told. All of them are about runs
+of this length and may differ from what longer ones show."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
 in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
@@ -252,9 +293,13 @@ def page(results: Results, drawing: bool = True) -> str:
     """The whole page; draws its figures beside it."""
     place, path = results.place, page_path(results.place)
     done = [c for c in results.cells.values() if is_done(c, place)]
-    heads = [place.results(c).read_text().split("\nstep,")[0] for c in done]
-    commits = {x for head in heads for x in re.findall(r"^#   commit (\w{7})\w*(-dirty)?; (.*)$", head, re.M)}
-    machines = "; ".join(sorted(f"{commit}{dirty} on {device}" for commit, dirty, device in commits)) or "none yet"
+    heads = [read_text(place.results(c)).split("\nstep,")[0] for c in done]
+    pattern = rf"^#   commit (\w{{7}})\w*(-dirty)?; (.*)$(\n{LOST_COMMIT})?"
+    commits = {x for head in heads for x in re.findall(pattern, head, re.M)}
+    machines = {f"{commit}{dirty} on {device}" + " (not in the repository)" * bool(lost)
+                for commit, dirty, device, lost in commits}  # fmt: skip
+    machines = "; ".join(sorted(machines)) or "none yet"
+    old = [f"{c.name} ({said})" for c in results.cells.values() if (said := stale(c, place))]
     seen = {
         "--matmul-precision medium": "round wide products to bfloat16",
         "--eval-episodes 5": "are evaluated in 5 episodes",
@@ -263,6 +308,8 @@ def page(results: Results, drawing: bool = True) -> str:
     unlike = f"{', '.join(parts)}; their files' first lines say which. " if parts else ""
     title = f"at {place.scale} scale"
     words = {"page": results.command("page"), "done": len(done), "cells": len(results.cells), "machines": machines}
+    if old:
+        unlike += f"Stale, of other values than their cells': {'; '.join(old)}. "
     words |= {
         "unlike": unlike[:1].upper() + unlike[1:],
         "run": f"{'' if place.scale == SCALES[0] else f'SCALE={place.scale} '}bash benchmark.sh",
@@ -300,23 +347,24 @@ def page(results: Results, drawing: bool = True) -> str:
     if laptop and (measured := sorted((ROOT / "results" / "gap").glob("*.csv"))):
         text += ["## The amortization gap, which neither paper measures", GAP, gap.shown(measured)]
     text += ["## How aggregates are made", AGGREGATES]
-    return "\n\n".join(x if x[0] in "|#!`" else textwrap.fill(x, 118, break_long_words=False) for x in text) + "\n"
+    fill = functools.partial(textwrap.fill, width=118, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join(x if x[0] in "|#!`" else fill(x) for x in text) + "\n"
 
 
 def main(argv: list[str]) -> int:
     names = list(dict.fromkeys(section.item for section in SECTIONS))
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("what", nargs="+", help=f"page, verdicts, {', '.join(names)}")
     parser.add_argument("--base", type=Path, default=ROOT, help="the folder of results/ and docs/")
+    parser.add_argument("--keep-stale", action="store_true", help="show results of other values than their cell's too")
     options = parser.parse_args(argv)
     if unknown := [what for what in options.what if what not in (*names, "page", "verdicts")]:
         fail(f"no section {', '.join(unknown)}: choose among page, verdicts, {', '.join(names)}")
-    results = Results(Place(options.base.absolute(), os.environ.get("SCALE", SCALES[0])))
+    results = Results(Place(options.base.absolute(), os.environ.get("SCALE", SCALES[0]), options.keep_stale))
     for what in options.what:
         if what == "page":
             path, text = page_path(results.place), page(results)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            write_whole(path, text)
             print(f"{os.path.relpath(path)}: {text.count('**') // 2} verdicts")
         else:
             parts = [section_text(section, results) for section in SECTIONS if section.item == what]
@@ -325,8 +373,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except Refused as refusal:
-        tell(refusal)
-        sys.exit(2)
+    start(main)

@@ -3,9 +3,10 @@
     python analysis/checks/throughput.py --num-seeds 1 4 --leapfrog-steps 2
     python analysis/checks/throughput.py --vs "peer/bin/python bench_peer.py Hopper-v4 3000"   # prints "123.4 steps/s"
 
-Every measurement is a process of its own that trains for --warm-up steps and then times --steps more, environment
-and acting included, evaluations not. Each is told when it is made; an interrupt leaves the table so far. Measurements of all cells (and the peer before each of them) are repeated
---rounds times in turn, because a machine's speed drifts: compare ratios, which pair measurements made side by side.
+Every measurement is a process of its own that trains for --warm-up steps and then times --steps more, environment and
+acting included, evaluations not. Measurements of all cells (and the peer before each of them) are repeated --rounds
+times in turn, because a machine's speed drifts: compare ratios, which pair measurements made side by side. Each is told
+when it is made, and an interrupt leaves the table so far.
 
 The ceiling. On a CPU: the rate of products of a batch with a 256 x 256 layer, all networks side by side, by the fastest
 library here at the precision of the run, or from pixels that of a convolution, over the operations of a step. On a GPU:

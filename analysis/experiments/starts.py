@@ -111,9 +111,9 @@ def keep(folders: list[Path]) -> Path:
     """Copies runs of one start and reading, of different seeds, to one file of results/start/."""
     config = config_of(folders[0])
     args, name = config["args"], str(config["args"].get("exp_name"))
-    start, reading = (
-        name.removeprefix("start-").split("__") if "__" in name else fail(f"{folders[0]} is no run of {PROGRAM}")
-    )
+    if not name.startswith("start-") or name.count("__") != 1:
+        fail(f"{folders[0]} is no run of {PROGRAM}")
+    start, reading = name.removeprefix("start-").split("__")
     text = collect(folders)[1]
     text = text.replace(f"python {config['script']}.py", f"python {PROGRAM} train {start} {reading}")
     text = text.replace(f" --exp-name {args['exp_name']}", "")
