@@ -12,13 +12,13 @@ and policy stand; the policy has a projection of its own behind the encoder's co
     α (log N_θ(u_0|o) - Σ log(1 - a_K²)) - min(Q1, Q2)(z, a_K)    trains the policy, its projection and the force
 
 The action takes K leapfrog steps on U(z, a) = -min(Q1, Q2)(z, a)/α, where z is held constant. Leapfrog, force and
-objective are those of `sac_hpo_continuous.py`, to the letter; read that file first. "HPO" is the paper Hamiltonian
-Policy Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.
+objective are those of `sac_hpo_continuous.py`, to the letter; read that file first, also for shapes and names.
 
-The file is written for one seed, B stands for a batch, d for the size of actions. `run` trains several seeds of it side
-by side (runtime/seeds.py).
-
-PARAGRAPH
+Of `sac_hpo_continuous.py` it changes `HIDDEN`, `LOG_STD_MIN`, `LOG_STD_MAX`, `Args`, `LIMITS`, `table`, `start`,
+`Policy`, `Policy.__init__`, `Policy.forward`, `Agent.__init__`, `Agent.act`, `Agent.evolved_mean`, `Agent.policies`,
+`Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`, `Agent.metrics`, `Batch`, `Replay`, `Replay.__init__`,
+`Replay.sample` and `train`; it adds `LATENT`, `FILTERS`, `SIDE`, `REPEATS`, `projection`, `Encoder`, `Decoder`,
+`Agent.base_mean`, `Agent.five_bits`, `Agent.decoder_loss` and `Agent.pictures`; it lacks `TABLE`.
 """
 
 import copy
@@ -41,8 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HIDDEN = 1024  # units in each hidden layer of the policy and the critics
-LATENT = 50  # numbers that stand for an observation
-FILTERS, SIDE = 32, 35  # of the last convolution: channels, height and width
+LATENT, FILTERS, SIDE = 50, 32, 35  # numbers of a latent; channels, height and width of the last convolution
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 
@@ -95,18 +94,14 @@ LIMITS = {  # smallest and largest value of each number
 
 def table(env_id: str) -> tuple[str, dict]:
     """The authors' action repeat for a task, cheetah's for one that they do not have: its name and value."""
-    name = env_id.split("/")[-1].split("-")[0]
-    row = name if name in REPEATS else "cheetah"
+    row = next((name for name in REPEATS if f"/{name}-" in env_id), "cheetah")
     return f"SAC-AE's row {row}", {"action_repeat": REPEATS[row]}
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
 def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
-    """First weights (out, in) of a layer: orthogonal; of its filters (out, in, 3, 3): the middles are, all else is
-    zero. No biases."""
-    middle, gain = weight, 1.0
-    if weight.dim() == 4:
-        middle, gain = weight.zero_()[:, :, 1, 1], nn.init.calculate_gain("relu")
+    """A layer begins orthogonal (out, in), or filters (out, in, 3, 3) whose middles are. The rest is zero."""
+    middle, gain = (weight.zero_()[:, :, 1, 1], math.sqrt(2)) if weight.dim() == 4 else (weight, 1.0)
     middle.copy_(nn.init.orthogonal_(torch.empty(middle.shape), gain, stream))
     bias.zero_()
 
@@ -123,8 +118,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.convolutions = nn.Sequential(
             Conv2d(channels, FILTERS, 3, stride=2), nn.ReLU(),
-            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
-            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(), Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
             Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
         )  # fmt: skip
         self.projection = projection()
@@ -145,8 +139,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.fc = Linear(LATENT, SIDE**2 * FILTERS)
         self.convolutions = nn.Sequential(
-            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
-            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(), ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
             ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
             ConvTranspose2d(FILTERS, channels, 3, stride=2, output_padding=1),
         )  # fmt: skip
@@ -154,8 +147,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         features = F.relu(self.fc(latent.to(self.dtype))).to(self.dtype)
-        x = self.convolutions(features.unflatten(-1, (SIDE, SIDE, FILTERS)).movedim(-1, -3))
-        return x.to(latent.dtype)
+        return self.convolutions(features.unflatten(-1, (SIDE, SIDE, FILTERS)).movedim(-1, -3)).to(latent.dtype)
 
 
 class Critic(nn.Module):
@@ -413,8 +405,7 @@ class Agent(Learner):
         return loss, {"decoder_loss": loss}
 
     def update(self, batch: "Batch", noise: NamedTuple, uniform: Tensor, policy: bool) -> dict[str, Tensor]:
-        """A step of the critics, encoder and decoder, and between them, if `policy`, of the policy, of the temperature
-        and of the targets; what they saw."""
+        """A step of critics, encoder and decoder, and amid it, if `policy`, of policy, temperature and targets."""
         seen = self.q_optimizer.minimise(self.critic_loss, batch, noise)
         if policy:
             seen |= self.policy_optimizer.minimise(self.policy_loss, batch.obs, noise)
@@ -441,8 +432,7 @@ class Agent(Learner):
 
     @torch.no_grad()
     def pictures(self, obs: Tensor) -> Tensor:
-        """The newest frames of observations (B, channels, 84, 84), in 5 bits, above what the decoder makes of them: an
-        image (3, 168, 84 B) in [0, 1]."""
+        """The newest frames, in 5 bits, above what the decoder makes of them: an image (3, 168, 84 B) in [0, 1]."""
         pairs = torch.cat([(obs / 8).floor() / 32, self.decoder(self.encoder(obs)) + 0.5], dim=-2)
         return pairs[..., -3:, :, :].movedim(-4, -2).flatten(-2).clamp(0, 1)
 

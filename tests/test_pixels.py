@@ -4,34 +4,33 @@ import copy
 import itertools
 import math
 import os
-import re
 import subprocess
 import sys
+from unittest import mock
 
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
 from analysis import play
-from runtime.checkpoints import FrameRing
+from runtime import frames as runtime_frames
 from runtime.pixels import PixelEnv
 from runtime.run import launch
+from runtime.seeds import Conv2d, Linear, initialise
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import newest, normals
+from conftest import built, newest, noise_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_family import definitions
-
-CPU, SMALL = torch.device("cpu"), 84
+from test_family import definitions, outside, told
 
 
 def agent_of(double=True, act_dim=2, **values) -> px.Agent:
     torch.set_default_dtype(torch.double if double else torch.float)
     try:
-        return px.Agent(px.Args(cuda=False, **{"batch_size": 4} | values), 9, act_dim, CPU)
+        return built(px.Args(cuda=False, **{"batch_size": 4} | values), px.Agent, 9, act_dim)
     finally:
         torch.set_default_dtype(torch.float)
 
@@ -40,11 +39,11 @@ def frames_of(*shape: int, seed=0) -> torch.Tensor:
     return torch.randint(0, 256, (*shape, 9, 84, 84), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def batch_of(seeds: int, size: int, act_dim=2, seed=0, dtype=torch.double) -> tuple:
+def batch_of(seeds: int, size: int, act_dim=2, seed=0, dtype=torch.double) -> px.Batch:
     ended = (normals(seeds, size, seed=seed + 3) > 1).to(dtype)
-    obs, next_obs = (frames_of(seeds, size, seed=seed + i).to(dtype) for i in (0, 2))
+    obs, next_obs = (frames_of(seeds, size, seed=seed + i) for i in (0, 2))
     actions, rewards = normals(seeds, size, act_dim, seed=seed).tanh(), normals(seeds, size, seed=seed + 1)
-    return obs, actions.to(dtype), rewards.to(dtype), next_obs, ended
+    return px.Batch(obs, actions.to(dtype), rewards.to(dtype), next_obs, ended)
 
 
 def uniform_of(seeds: int, size: int, seed=0) -> torch.Tensor:
