@@ -25,8 +25,8 @@ The file is written for one seed, B stands for a batch, ds and d for the sizes o
 several seeds of it side by side (runtime/seeds.py).
 
 Of `sac_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`, `Agent.act`,
-`Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss` and `Agent.metrics`; it adds `Force`, `Space` with its two,
-`momentum_stds`, `leapfrog`, `action_gradient`, `Agent.evolve` and `Agent.evolved_mean`.
+`Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss` and `Agent.metrics`; it adds `Force`, `Space`, `PRE_TANH`,
+`ACTION`, `action_gradient`, `momentum_stds`, `leapfrog`, `Agent.evolve` and `Agent.evolved_mean`.
 """
 
 import copy

@@ -1,10 +1,10 @@
 """The seed axis. A script is written for one seed; that S of them train side by side is because of what stands here.
 
-A script builds its networks of `Linear`, or `Conv2d` and its like, its temperature of `number` and its replay of
-`rows`, and works in trailing axes: `F.relu(self.fc1(x))` is (B, in) -> (B, out) there, and `loss.mean(-1)` a number.
-What is built within `side_by_side` has a leading axis of length S besides, which no script sees. A loss is then a
-number for each seed; the gradient of their sum is each seed's own, Adam works element by element, and each seed draws
-from a stream of its own: no seed can influence another.
+A script builds its networks of `Linear` or `Conv2d`, a lone parameter of `number` and its replay of `rows`, and works
+in trailing axes: `F.relu(self.fc1(x))` is (B, in) -> (B, out) there, and `loss.mean(-1)` a number. What is built within
+`side_by_side` has a leading axis of length S besides, which no script sees. A loss is then a number for each seed; the
+gradient of their sum is each seed's own, Adam works element by element, and each seed draws from a stream of its own:
+no seed can influence another.
 """
 
 import contextlib
@@ -162,6 +162,12 @@ def uniform(*shape: int) -> torch.Tensor:
 def number(value: float, trained: bool = True) -> nn.Parameter:
     """One number, (1,), which training may change."""
     return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
+
+
+def numbers(values: Sequence[float], trained: bool = True) -> nn.Parameter:
+    """A row of numbers, (1, n), which training may change: one for each column of a batch (B, n)."""
+    row = torch.tensor([values], device=Company.device)
+    return nn.Parameter(row.repeat(len(Company.streams), 1, 1), trained)
 
 
 def drawn(*shape: int) -> nn.Parameter:

@@ -1,6 +1,7 @@
 """SAC-NF, the ablations, PyBullet, and what all scripts of the repository share."""
 
 import ast
+import dataclasses
 import difflib
 import importlib.util
 import math
@@ -20,6 +21,7 @@ from runtime.arguments import parse
 from runtime.environments import Episodes, make_env
 from runtime.messages import Refused
 from runtime.run import launch
+from runtime.seeds import side_by_side
 
 import baseline1
 import baseline2
@@ -29,7 +31,20 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
-from conftest import FAMILY, agent_of, batch_of, newest, normals, quick, resume, script_name, train
+from conftest import (
+    CPU,
+    FAMILY,
+    agent_of,
+    batch_of,
+    floats,
+    newest,
+    noise_of,
+    normals,
+    quick,
+    resume,
+    script_name,
+    train,
+)
 
 ROOT = Path(sac.__file__).parent
 OTHERS = {name: script for name, script in FAMILY.items() if script is not sac}
@@ -43,9 +58,11 @@ def source(script):
 
 
 def definitions(script):
-    """Source, to the letter, of every top-level definition, and of every method of a class."""
+    """Source, to the letter, of every top-level definition, and of every method of a class; imports are none."""
     text, found = source(script), {}
     for node in ast.parse(text).body[1:]:
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Expr)):
+            continue
         parts = [node]
         if isinstance(node, ast.ClassDef):
             parts += [m for m in node.body if isinstance(m, ast.FunctionDef)]
@@ -60,50 +77,74 @@ def definitions(script):
     return found
 
 
-@pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
-def test_only_what_the_last_paragraph_names_differs_from_sac(script):
-    left, right = definitions(sac), definitions(script)
-    paragraph = " ".join(script.__doc__.split("\n\n")[-1].split())
-    changes = paragraph.split("Of `sac_continuous.py` it changes ")[1]
-    changes, additions = (set(re.findall(r"`([\w.]+)`", part)) for part in changes.split("; it adds "))
-    assert {name for name in left.keys() & right.keys() if left[name] != right[name]} == changes
-    for line in ("from pathlib import Path", "sys.path.append(str(Path(__file__).resolve().parent.parent))"):
-        assert (right.pop(line, None) is None) == ("ablations" not in script.__file__)  # how it finds runtime/
-    right.pop("from typing import Literal", None)  # for a flag with choices
-    new = {name for name in right.keys() - left.keys() if name.split(".")[0] not in additions}
-    assert new | {name for name in right.keys() - left.keys() if "." not in name} == additions
-    assert left.keys() <= right.keys()
+def told(script):
+    """The script that another one's last paragraph compares it with, and the names that it changes, adds, lacks, and
+    takes from sac_continuous.py."""
+    base, text = re.match(r"Of `(\w+)\.py` (.*)", " ".join(script.__doc__.split("\n\n")[-1].split())).groups()
+    names = {"changes": set(), "adds": set(), "lacks": set(), "takes": set()}
+    for part in text.split("; "):
+        verb = next((verb for verb in names if f"it {verb} " in part), "takes")
+        names[verb] |= {name for name in re.findall(r"`([\w.]+)`", part) if not name.endswith(".py")}
+    return next(other for other in (sac, hpo) if script_name(other) == base), names
 
 
-def test_shared_blocks_are_shared_by_every_pair():
-    """A definition that a script takes from another one than SAC is the same there too, Agent's methods apart."""
-    found = {script_name(s): definitions(s) for s in FAMILY.values()}
-    names = {x for x in found["sac_hpo_continuous"] if x.split(".")[0] in ("Force", "momentum_stds", "leapfrog")}
-    assert {"Force.__init__", "Force.forward", "leapfrog"} <= names
-    for part in names:
-        assert len({own[part] for own in found.values() if part in own}) == 1, part
-    for part in ("Agent.evolve", "Agent.act"):
-        assert found["baseline1"][part] == found["baseline2"][part]
-    for part in ("train", "Replay.add", "Replay.sample", "Network.forward", "Adam.step", "Agent.update"):
-        assert len({own[part] for own in found.values()}) == 1, part
-
-
-def test_scripts_are_short_and_runtime_knows_none_of_them():
-    for script in FAMILY.values():
-        assert source(script).count("\n") <= (400 if script is sac else 480), script_name(script)
-    for path in (ROOT / "runtime").glob("*.py"):
-        words = [script_name(script) for script in FAMILY.values()] + ["leapfrog", "momentum", "critic", "temperature"]
-        assert not re.search("|".join(words), path.read_text()), path
-        assert path.read_text().count("\n") <= 250, path
+def outside(names, classes):
+    """Names but for the methods of classes that are named themselves."""
+    return {name for name in names if "." not in name or name.split(".")[0] not in classes}
 
 
 @pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
-def test_diff_shows_the_method(script):
-    texts = [source(s).splitlines() for s in (sac, script)]
-    changed = [line for line in difflib.unified_diff(*texts, n=0) if line[0] in "+-" and line[:3] not in ("+++", "---")]
-    assert len(changed) <= 200
-    scripts = "|".join(map(script_name, FAMILY.values()))
-    assert not re.search(rf"^(from|import) ({scripts})", texts[1] and source(script), re.M)
+def test_only_what_the_last_paragraph_names_differs(script):
+    """From SAC, or for the ablations from SAC-HPO; what an ablation takes from SAC is SAC's to the letter."""
+    base, names = told(script)
+    left, right = definitions(base), definitions(script)
+    assert {name for name in left.keys() & right.keys() if left[name] != right[name]} == names["changes"] | names[
+        "takes"
+    ]
+    assert outside(right.keys() - left.keys(), names["adds"]) == names["adds"]
+    assert outside(left.keys() - right.keys(), names["lacks"]) == names["lacks"]
+    for name in names["takes"]:
+        assert right[name] == definitions(sac)[name], name
+    assert base is (hpo if "ablations" in script.__file__ else sac)
+
+
+def test_ablations_that_share_a_change_have_it_to_the_letter():
+    found = {script_name(script): definitions(script) for script in OTHERS.values()}
+    for part, *scripts in (
+        ("Agent.evolve", "baseline1", "baseline2"),
+        ("Agent.act", "baseline1", "baseline2"),
+        ("Agent.policy_loss", "baseline1", "baseline3"),
+        ("Agent.evolved_mean", "baseline1", "baseline3"),
+        ("Agent.noise_shapes", "baseline1", "noise_only"),
+        ("TABLE", "baseline1", "noise_only"),
+    ):
+        assert len({found[script][part] for script in scripts}) == 1, part
+
+
+def test_the_diff_of_sac_and_hpo_shows_the_method():
+    """Nothing but the docstring, imports, and what the last paragraph names; and a reader can take it in."""
+    left, right = ((source(s).splitlines(), set(definitions(s).values())) for s in (sac, hpo))
+    changed = [x for x in difflib.unified_diff(left[0], right[0], n=0) if x[0] in "+-" and x[:3] not in ("+++", "---")]
+    assert len(changed) <= 250
+    shared = "\n".join(left[1] & right[1])
+    assert all(name in shared for name in ("def update", "def sample", "def train", "class Critic", "def alpha_loss"))
+
+
+def imported(path):
+    """Names of the modules that a file imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return found | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def test_imports_go_one_way_and_runtime_names_no_method():
+    """analysis/ imports scripts, scripts import runtime/, no script another one."""
+    scripts = {path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("ablations/*.py")]}
+    assert scripts >= {script_name(script) for script in FAMILY.values()}
+    words = "|".join([*scripts, "leapfrog", "momentum", "temperature", "langevin", "mcmc"])
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("ablations/*.py"), *ROOT.glob("runtime/*.py")]:
+        assert not {name for name in imported(path) if name in scripts or name.startswith("analysis")}, path
+        assert path.parent.name != "runtime" or not re.search(words, path.read_text(), re.I), path
 
 
 # ---------------------------------------------------------------------------------------- whole runs
@@ -126,14 +167,14 @@ def test_a_run_goes_on_to_the_bit(member):
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
 @pytest.mark.parametrize("member", [nf, baseline1], ids=["nf", "b1"])  # test_fast.py has the pair
 def test_compiled_updates_equal_plain_ones(member):
-    agents = [agent_of(member, num_seeds=2) for _ in range(2)]
+    agents, played = [agent_of(member, num_seeds=2) for _ in range(2)], []
     for agent in agents:
-        agent.args.compile = agent is agents[1]
-        act, _, _ = device.fast(agent, None)
+        args = dataclasses.replace(agent.args, compile=agent is agents[1])
+        act, *_ = device.fast(args, agent)
         for i in range(5):
-            agent.update(batch_of(2, 16, seed=20 * i), normals(2, *agent.noise_shapes()[1][:1], 16, 3, seed=i))
-        agent.played = act(normals(2, 11), normals(2, *agent.noise_shapes()[0]))
-    assert torch.allclose(agents[0].played, agents[1].played, atol=1e-10)
+            agent.update(batch_of(2, 16, seed=20 * i), noise_of(2, 16, 3, seed=i))
+        played.append(act(normals(2, 11), noise_of(2, 1, 3)))
+    assert torch.allclose(*played, atol=1e-10)
     for left, right in zip(agents[0].parameters(), agents[1].parameters()):
         assert torch.allclose(left, right, atol=1e-10)
 
@@ -142,18 +183,20 @@ def test_compiled_updates_equal_plain_ones(member):
 def test_tables(script):
     """Where a script has a value of SAC-HPO's tables, it is the same value."""
     for env_id in ("HalfCheetah-v4", "Hopper-v5", "Walker2d-v4", "Ant-v5", "Humanoid-v4", *BULLET):
-        theirs, mine = parse(hpo, ["--env-id", env_id])[0], parse(script, ["--env-id", env_id])[0]
-        for field in script.TABLE_FIELDS:
-            assert getattr(mine, field) == getattr(theirs, field)
-        assert mine.alpha == theirs.alpha
+        theirs, mine = (parse(s, ["--env-id", env_id])[0] for s in (hpo, script))
+        row = script.table(env_id)[1]
+        assert "alpha" in row
+        for field, value in row.items():
+            assert getattr(mine, field) == getattr(theirs, field) == value
     assert parse(script, [])[0] == script.Args()
 
 
 # -------------------------------------------------------------------------------------------- SAC-NF
 def flow_of(act_dim, seed=0, seeds=2):
     """A radial flow with parameters far from the identity, some β near its bound -α_r."""
-    flow = nf.RadialFlow([torch.Generator().manual_seed(seed + i) for i in range(seeds)], act_dim).double()
-    flow.shape.data += 2 * normals(seeds, 2, 1, seed=seed)
+    with side_by_side(range(seed, seed + seeds), CPU):
+        flow = nf.RadialFlow(act_dim).double()
+    flow.radius.data, flow.total.data = (flow.radius + 2 * normals(2, seeds, 1, seed=seed)).detach().unbind()
     return flow
 
 
@@ -189,8 +232,14 @@ def test_flow_inverts_by_bisection():
 def nf_agent(act_dim=1, **flags):
     agent = agent_of(nf, act_dim=act_dim, **flags)
     for i, flow in enumerate(agent.policy.flows):
-        flow.shape.data += normals(*flow.shape.shape, seed=i)
+        for number, more in zip((flow.radius, flow.total), normals(2, *flow.radius.shape, seed=i)):
+            number.data += more
     return agent
+
+
+def sampled(agent, obs, noise):
+    """Actions and their log-densities."""
+    return nf.squash(*agent.policy.sample(obs, noise))
 
 
 @pytest.mark.slow
@@ -201,13 +250,13 @@ def test_flow_policy_density_integrates_to_one():
     agent, obs = nf_agent(), normals(1, 1, 11)
     noise = torch.linspace(-9, 9, 200_001, dtype=torch.double)[None, :, None]
     with torch.no_grad():
-        actions, log_prob = agent.policy.sample(obs.expand(1, noise.shape[1], -1), noise)
+        actions, log_prob = sampled(agent, obs.expand(1, noise.shape[1], -1), noise)
     actions, density = actions[0, :, 0].numpy(), log_prob[0].exp().numpy()
     assert (np.diff(actions) >= 0).all()
     assert scipy.integrate.trapezoid(density, actions) == pytest.approx(1, abs=1e-5)
     moment = scipy.integrate.trapezoid(density * actions**2, actions)
     with torch.no_grad():
-        drawn, _ = agent.policy.sample(obs.expand(1, 400_000, -1), normals(1, 400_000, 1, seed=3))
+        drawn, _ = sampled(agent, obs.expand(1, 400_000, -1), normals(1, 400_000, 1, seed=3))
     squares = drawn.square().flatten()
     assert moment == pytest.approx(squares.mean().item(), abs=5 * squares.std().item() / math.sqrt(400_000))
 
@@ -220,7 +269,7 @@ def test_flow_policy_density_in_two_dimensions():
     noise = torch.cartesian_prod(grid, grid)[None]
     mean, log_std = agent.policy(obs)
     with torch.no_grad():
-        actions, log_prob = agent.policy.sample(obs.expand(1, noise.shape[1], -1), noise)
+        actions, log_prob = sampled(agent, obs.expand(1, noise.shape[1], -1), noise)
         flat = (mean + log_std.exp() * noise)[0].requires_grad_()
     # area of a cell's image: |da/dnoise| by autograd, column by column
     images = flat[None]
@@ -232,7 +281,7 @@ def test_flow_policy_density_in_two_dimensions():
     weights = (log_prob[0].exp() * area * (grid[1] - grid[0]) ** 2).detach()
     assert weights.sum().item() == pytest.approx(1, abs=1e-6)
     with torch.no_grad():
-        drawn, _ = agent.policy.sample(obs.expand(1, 200_000, -1), normals(1, 200_000, 2, seed=5))
+        drawn, _ = sampled(agent, obs.expand(1, 200_000, -1), normals(1, 200_000, 2, seed=5))
     for box in ([0.0, 0.0], [0.5, -0.3], [-0.2, 0.4]):
         inside = [(points < torch.tensor(box)).all(-1) for points in (actions[0], drawn[0])]
         assert weights[inside[0]].sum().item() == pytest.approx(inside[1].double().mean().item(), abs=0.006)
@@ -240,7 +289,7 @@ def test_flow_policy_density_in_two_dimensions():
 
 def test_evaluated_action_of_the_flows_is_that_of_no_noise():
     agent, obs = nf_agent(act_dim=3), normals(1, 20, 11)
-    assert torch.equal(agent.policy.mean_action(obs), agent.policy.sample(obs, torch.zeros(1, 20, 3))[0])
+    assert torch.equal(agent.policy.mean_action(obs), sampled(agent, obs, torch.zeros(1, 20, 3))[0])
     assert not torch.allclose(agent.policy.mean_action(obs), agent.policy(obs)[0].tanh(), atol=1e-2)
 
 
@@ -253,7 +302,7 @@ def test_flows_agree_with_normflows():
         image, log_det = flow(z)
         for s in range(2):
             theirs = normflows.flows.Radial((4,), z_0=flow.center[s].detach().clone()).double()
-            radius, total = torch.nn.functional.softplus(flow.shape[s, :, 0]).tolist()
+            radius, total = torch.nn.functional.softplus(torch.stack([flow.radius[s, 0], flow.total[s, 0]])).tolist()
             theirs.alpha.data.fill_(radius)
             theirs.beta.data.fill_(math.log(math.expm1(total)))
             expected, expected_log_det = theirs(z[s])
@@ -266,7 +315,7 @@ def test_no_flows_is_sac_to_the_bit():
     left, right, flowing = agent_of(sac, **flags), agent_of(nf, num_flows=0, **flags), agent_of(nf, **flags)
     obs = normals(2, 5, 11).float()
     for i in range(5):
-        batch, noise = [x.float() for x in batch_of(2, 32, seed=9 * i)], normals(2, 2, 32, 3, seed=i).float()
+        batch, noise = floats(batch_of(2, 32, seed=9 * i)), floats(noise_of(2, 32, 3, seed=i))
         a, b = left.update(batch, noise), right.update(batch, noise)
         flowing.update(batch, noise)
         assert all(torch.equal(a[name], b[name]) for name in a)
@@ -285,12 +334,12 @@ def test_flows_begin_as_the_identity():
         assert torch.allclose(mine, theirs, atol=1e-7)
     before = [p.clone() for p in right.policy.flows.parameters()]
     for i in range(2):  # a centre has no gradient before its flow has a strength
-        right.update(batch_of(2, 32, seed=i), normals(2, 2, 32, 3, seed=i))
+        right.update(batch_of(2, 32, seed=i), noise_of(2, 32, 3, seed=i))
     assert all((a != b).all() for a, b in zip(before, right.policy.flows.parameters()))
 
 
 # ----------------------------------------------------------------------------------------- ablations
-def plain_leapfrog(agent, actions, momentum, std, raw):
+def plain_leapfrog(agent, obs, actions, momentum, std, raw):
     """HPO eqs. (12) and (17) word by word, two gradients a step, each by autograd; ∇_a Q alone is held constant."""
     steps, size = agent.args.leapfrog_steps, agent.args.step_size
     bend = torch.tanh if agent.args.leapfrog_space == "pre-tanh" else torch.Tensor.clone
@@ -299,7 +348,7 @@ def plain_leapfrog(agent, actions, momentum, std, raw):
         x = x if x.requires_grad else x.clone().requires_grad_()
         with torch.enable_grad():
             a = bend(x)
-            potential = -agent.critic(obs_of[0], a).amin(1) / agent.args.alpha
+            potential = -agent.critic(obs, a).amin(1) / agent.args.alpha
             held = torch.autograd.grad(potential.sum(), a)[0]
             slope = torch.autograd.grad((a * held).sum(), x, create_graph=True)[0]
         return slope if raw else slope / slope.norm(dim=-1, keepdim=True)
@@ -313,9 +362,6 @@ def plain_leapfrog(agent, actions, momentum, std, raw):
     return actions
 
 
-obs_of = [None]
-
-
 @pytest.mark.parametrize("space", ["action", "pre-tanh"])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
@@ -324,39 +370,52 @@ def test_conventional_leapfrog(normalize, steps, space):
     flags = {"num_seeds": 2, "leapfrog_steps": steps, "normalize_gradient": normalize, "step_size": 0.3}
     flags["leapfrog_space"] = space
     one, two = agent_of(baseline1, momentum_std_train=2, **flags), agent_of(baseline2, **flags)
-    obs, noise = normals(2, 7, 11), normals(2, 3, 7, 3, seed=4)
-    obs_of[0] = obs
-    draw = one.policy.draw if space == "pre-tanh" else one.policy.sample
-    start, log_prob = draw(obs, noise[:, 1])
-    evolved = plain_leapfrog(one, start, 2 * noise[:, 2], 2, not normalize)
+    obs, noise, before = normals(2, 7, 11), noise_of(2, 7, 3, seed=4), space == "pre-tanh"
+
+    def start(obs, noise):
+        u, log_prob = one.policy.sample(obs, noise)
+        return (u, log_prob) if before else (u.tanh(), log_prob - (1 - u.tanh().square()).log().sum(-1))
+
+    x, log_prob = start(obs, noise.action)
+    evolved = plain_leapfrog(one, obs, x, 2 * noise.momentum, 2, not normalize)
     assert (evolved.abs() > 1).any()
     actions = evolved.clamp(-1, 1)
-    if space == "pre-tanh":
+    if before:
         actions, log_prob = evolved.tanh(), log_prob - (1 - evolved.tanh().square()).log().sum(-1)
     expected = (0.2 * log_prob - one.critic(obs, actions).amin(1)).mean(-1)
-    loss, _, moved = one.policy_loss(obs, noise)
-    assert torch.allclose(loss, expected, atol=1e-8) and torch.allclose(moved, evolved, atol=1e-8)
+    loss, seen = one.policy_loss(obs, noise)
+    assert torch.allclose(loss, expected, atol=1e-8) and torch.allclose(seen["position"], evolved, atol=1e-8)
     mine, theirs = (torch.autograd.grad(x.sum(), list(one.policy.parameters())) for x in (loss, expected))
     assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(mine, theirs))
     assert any(g.abs().max() > 1e-4 for g in mine)
 
-    obs_of[0] = obs[:, :1]
-    squashed = torch.tanh if space == "pre-tanh" else lambda x: x.clamp(-1, 1)
-    start, _ = draw(obs[:, :1], noise[:, 0, :1])
-    played = squashed(plain_leapfrog(one, start, 1.5 * noise[:, 1, :1], 1.5, not normalize))[:, 0]
+    obs, noise = obs[:, :1], noise_of(2, 1, 3, seed=5)
+    squashed = torch.tanh if before else lambda x: x.clamp(-1, 1)
+    x = start(obs, noise.action)[0]
+    played = squashed(plain_leapfrog(one, obs, x, 1.5 * noise.momentum, 1.5, not normalize))
     for agent in (one, two):
-        assert torch.allclose(agent.act(obs[:, 0], noise[:, :2, 0]), played, atol=1e-8)
+        assert torch.allclose(agent.act(obs, noise), played, atol=1e-8)
     zero = torch.zeros(2, 1, 3)
-    still = squashed(plain_leapfrog(one, draw(obs[:, :1], zero)[0], zero, 2, not normalize))
-    assert torch.allclose(one.readings()["leapfrog"](obs[:, :1]), still, atol=1e-8)
-    assert list(two.readings()) == ["base"]
+    still = squashed(plain_leapfrog(one, obs, start(obs, zero)[0], zero, 2, not normalize))
+    assert torch.allclose(one.policies()["leapfrog"](obs), still, atol=1e-8)
+    assert list(one.policies()) == ["leapfrog", "base"] and list(two.policies()) == ["base"]
+
+
+def test_the_raw_gradient_is_of_each_seeds_own_temperature():
+    """U = -min(Q1, Q2)/α: with twice the α, half the move that the force makes."""
+    agent = agent_of(baseline1, num_seeds=2, leapfrog_steps=1, normalize_gradient=False)
+    obs, zero = normals(2, 9, 11), torch.zeros(2, 9, 3).double()
+    before = agent.evolve(obs, zero, zero, 0.1)
+    agent.log_alpha.data[1] += math.log(2)
+    after = agent.evolve(obs, zero, zero, 0.1)
+    assert torch.allclose(after[0], before[0]) and torch.allclose(2 * after[1], before[1]) and (before != 0).all()
 
 
 def test_baseline_two_learns_as_sac():
     """To the bit: only what exploration plays differs."""
     flags = [{"policy_layers": parse(s, ["--env-id", "Ant-v4"])[0].policy_layers} for s in (sac, baseline2)]
     agents = [agent_of(s, num_seeds=2, double=False, **f) for s, f in zip((sac, baseline2), flags)]
-    batch, noise = [x.float() for x in batch_of(2, 32)], normals(2, 2, 32, 3).float()
+    batch, noise = floats(batch_of(2, 32)), floats(noise_of(2, 32, 3))
     left, right = (agent.update(batch, noise) for agent in agents)
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert all(torch.equal(a, b) for a, b in zip(agents[0].parameters(), agents[1].parameters()))
@@ -368,51 +427,49 @@ def test_baseline_three_explores_as_sac_and_learns_as_hpo(space):
     wide = {"num_seeds": 2, "double": False, "momentum_std_train": 1.5, "step_size": 0.5}  # so that the clamp acts
     wide["leapfrog_space"] = space
     mine, full = (agent_of(script, **wide) for script in (baseline3, hpo))
-    batch, noise = [x.float() for x in batch_of(2, 32)], normals(2, 3, 32, 3).float()
-    obs = batch[0][:, 0]
-    assert torch.equal(plain.act(obs, noise[:, :1, 0]), mine.act(obs, noise[:, :1, 0]))
+    batch, noise = floats(batch_of(2, 32)), floats(noise_of(2, 32, 3))
+    assert torch.equal(plain.act(batch.obs, noise), mine.act(batch.obs, noise))
     left, right = (agent.update(batch, noise) for agent in (mine, full))
     assert all(torch.equal(left[name], right[name]) for name in left)
-    assert (left["actions"].abs() > 1).any()
+    assert (left["position"].abs() > 1).any()
     assert mine.state_dict().keys() == full.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), full.parameters()))
-    for reading in ("leapfrog", "base"):
-        assert torch.equal(mine.readings()[reading](batch[0]), full.readings()[reading](batch[0]))
+    for name in ("leapfrog", "base"):
+        assert torch.equal(mine.policies()[name](batch.obs), full.policies()[name](batch.obs))
 
 
 @pytest.mark.parametrize("space", ["action", "pre-tanh"])
 def test_noise_only_moves_actions_by_the_momentum_alone(space):
     """x_K - x_0 = ε Σ_k ρ_k with ρ_k = ρ_0 √β_0/√β_k, in exploration and in training; evaluation plays the mean."""
     agent = agent_of(noise_only, num_seeds=2, leapfrog_steps=3, momentum_std_train=2, leapfrog_space=space)
-    obs, noise = normals(2, 9, 11), normals(2, 3, 9, 3, seed=2)
-    before = space == "pre-tanh"
-    draw = agent.policy.draw if before else agent.policy.sample
+    obs, noise, before = normals(2, 9, 11), noise_of(2, 9, 3, seed=2), space == "pre-tanh"
 
     def far(std):
         schedule = [(1 - std) * (k / 3) ** 2 + std for k in range(3)]
         return 0.15 * std * sum(s / std for s in schedule)
 
-    start, log_prob = draw(obs, noise[:, 1])
-    loss, _, evolved = agent.policy_loss(obs, noise)
-    assert torch.allclose(evolved - start, far(2) * noise[:, 2], atol=1e-12) and (evolved.abs() > 1).any()
-    if before:
-        log_prob = log_prob - (1 - evolved.tanh().square()).log().sum(-1)
+    u, log_prob = agent.policy.sample(obs, noise.action)
+    start = u if before else u.tanh()
+    loss, seen = agent.policy_loss(obs, noise)
+    evolved = seen["position"]
+    assert torch.allclose(evolved - start, far(2) * noise.momentum, atol=1e-12) and (evolved.abs() > 1).any()
+    log_prob = log_prob - (1 - (evolved if before else u).tanh().square()).log().sum(-1)
     q = agent.critic(obs, evolved.tanh() if before else evolved.clamp(-1, 1)).amin(1)
     assert torch.allclose(loss, (0.2 * log_prob - q).mean(-1), atol=1e-9)
-    start, _ = draw(obs[:, :1], noise[:, 0, :1])
-    played = (start + far(1.5) * noise[:, 1, :1])[:, 0]
+    played = start + far(1.5) * noise.momentum
     played = played.tanh() if before else played.clamp(-1, 1)
-    assert torch.allclose(agent.act(obs[:, 0], noise[:, :2, 0]), played, atol=1e-12)
-    assert list(agent.readings()) == ["base"]
+    assert torch.allclose(agent.act(obs, noise), played, atol=1e-12)
+    assert list(agent.policies()) == ["base"]
 
 
 def test_noise_only_is_hpo_without_its_force(monkeypatch):
     left, right = (agent_of(script, num_seeds=2) for script in (noise_only, hpo))
-    monkeypatch.setattr(hpo.Force, "forward", lambda self, obs, actions, g: torch.zeros_like(actions))
-    obs, noise = normals(2, 9, 11), normals(2, 3, 9, 3, seed=2)
-    assert torch.equal(left.act(obs[:, 0], noise[:, :2, 0]), right.act(obs[:, 0], noise[:, :2, 0]))
-    for a, b in zip(left.policy_loss(obs, noise), right.policy_loss(obs, noise)):
-        assert torch.equal(a, b)
+    monkeypatch.setattr(hpo.Force, "forward", lambda self, obs, action, g: torch.zeros_like(action))
+    obs, noise = normals(2, 9, 11), noise_of(2, 9, 3, seed=2)
+    assert torch.equal(left.act(obs, noise), right.act(obs, noise))
+    (loss, mine), (theirs, seen) = left.policy_loss(obs, noise), right.policy_loss(obs, noise)
+    assert torch.equal(loss, theirs) and mine.keys() == seen.keys()
+    assert all(torch.equal(mine[name], seen[name]) for name in mine)
 
 
 # ----------------------------------------------------------------------- how far an action is moved
@@ -422,18 +479,18 @@ def test_parts_of_a_move(std, space):
     """Noise, explicit and implicit gradient sum to the move that SAC-HPO makes; the first is noise_only's."""
     agent = agent_of(hpo, num_seeds=2, leapfrog_steps=3, leapfrog_space=space)
     plain = agent_of(noise_only, num_seeds=2, leapfrog_steps=3, leapfrog_space=space)
-    obs, noise = normals(2, 9, 11), normals(2, 2, 9, 3, seed=2)
+    obs, noise = normals(2, 9, 11), noise_of(2, 9, 3, seed=2)
     parts = distance.moves(agent, obs, noise, std)
-    start, _ = agent.start(obs, noise[:, 0])
-    end, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, start, noise[:, 1], std)
+    start, _ = agent.space.start(agent.policy, obs, noise.action)
+    end, _ = agent.evolve(agent.critic, obs, start, std * noise.momentum, std)
     assert torch.allclose(parts["total"], end - start, atol=1e-12)
     assert torch.allclose(parts["noise"] + parts["explicit"] + parts["implicit"], end - start, atol=1e-12)
-    assert torch.allclose(parts["noise"], plain.evolve(start, noise[:, 1], std) - start, atol=1e-12)
+    assert torch.allclose(parts["noise"], plain.evolve(start, std * noise.momentum, std) - start, atol=1e-12)
     assert parts["explicit"].abs().max() > 1e-3 and parts["implicit"].abs().max() > 1e-3
     played = end.tanh() - start.tanh() if space == "pre-tanh" else end.clamp(-1, 1) - start
     assert torch.allclose(parts["played"], played, atol=1e-12)
     for side, gone in ((50, "implicit"), (-50, "explicit")):  # the gate wide open, and shut
-        agent.force.layers[-1].data[1::2] = side
+        agent.force.gate[2].bias.data[:] = side
         parts = distance.moves(agent, obs, noise, std)
         assert parts[gone].abs().max() < 1e-12 < 1e-3 < parts["total"].abs().max()
         other = "explicit" if gone == "implicit" else "implicit"

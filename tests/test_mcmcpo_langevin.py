@@ -3,15 +3,17 @@
 import math
 
 import mcmcpo_langevin_continuous as langevin
+from runtime.seeds import side_by_side
 
 import pytest
 import torch
-from conftest import batch_of, normals
+from conftest import CPU, batch_of, noise_of, normals
 from test_mcmcpo import agent_of
 
 
 def flow_of(steps: int, act_dim: int, stir=True) -> langevin.Flow:
-    flow = langevin.Flow([torch.Generator().manual_seed(1)], steps, act_dim, 16).double()
+    with side_by_side([1], CPU):
+        flow = langevin.Flow(steps, act_dim, 16).double()
     for i, parameter in enumerate(flow.parameters()):
         parameter.data += 0.3 * normals(*parameter.shape, seed=i) * stir
     return flow
@@ -24,8 +26,14 @@ def pull(x):
 
 def hidden(network, x):
     """A network of one seed with one hidden ELU layer, plainly."""
-    first, b1, last, b2 = (p[0] for p in network.layers)
-    return torch.nn.functional.elu(x @ first + b1) @ last.T + b2[:, 0]
+    (first, b1), (last, b2) = plain(network[0]), plain(network[2])
+    return torch.nn.functional.elu(x @ first.T + b1) @ last.T + b2
+
+
+def plain(layer, copy=None):
+    """Weights (out, in) and biases (out,) of one seed's layer, as PyTorch keeps them."""
+    weight, bias = (x[0] if copy is None else x[0, copy] for x in (layer.weight, layer.bias))
+    return weight if layer.turned else weight.T, bias[0]
 
 
 # --------------------------------------------------------------------------------------------- the flow
@@ -35,14 +43,14 @@ def test_layers_are_equation_9(steps, act_dim):
     """The halves cut out and put together by hand; odd dimensions and d = 1, whose first mask is empty."""
     flow, x, size = flow_of(steps, act_dim), normals(1, 7, act_dim).tanh(), 0.4
     expected = x[0]
-    for k, (sigma, scale, shift) in enumerate(flow.layers):
+    for k, layer in enumerate(flow.layers):
         kept = [i for i in range(act_dim) if (i < act_dim // 2) == (k % 2 == 0)]
         moving = [i for i in range(act_dim) if i not in kept]
         half = torch.zeros_like(expected)
         half[:, kept] = expected[:, kept]
         g, y = pull(expected), expected.clone()
-        step = expected + size**2 / 2 * g + size * hidden(sigma, half).exp()
-        y[:, moving] = (step * hidden(scale, half).exp() + hidden(shift, half))[:, moving]
+        step = expected + size**2 / 2 * g + size * hidden(layer["sigma"], half).exp()
+        y[:, moving] = (step * hidden(layer["scale"], half).exp() + hidden(layer["shift"], half))[:, moving]
         expected = y
     found = flow(x, pull, size)
     assert torch.allclose(found[0], expected, atol=1e-12)
@@ -53,9 +61,11 @@ def test_the_masked_half_is_all_that_networks_see_and_give():
     """No gradient from the moving half into the networks, and none of their other outputs is used (D29)."""
     flow, x = flow_of(1, 5), normals(1, 4, 5)
     flow(x, pull, 0.4).sum().backward()
-    for network in flow.layers[0]:
-        first, _, last, bias = (p.grad[0] for p in network.layers)
-        assert (first[2:] == 0).all() and (first[:2] != 0).all()
+    for network in flow.layers[0].values():
+        for parameter in network.parameters():
+            parameter.data = parameter.grad
+        (first, _), (last, bias) = plain(network[0]), plain(network[2])
+        assert (first[:, 2:] == 0).all() and (first[:, :2] != 0).all()
         assert (last[:2] == 0).all() and (bias[:2] == 0).all() and (bias[2:] != 0).all()
 
 
@@ -81,7 +91,7 @@ def test_gradients_of_the_flow_in_its_input_and_parameters():
 # -------------------------------------------------------------------------------------------- the agent
 def test_it_climbs_q_towards_the_prior_and_twice_alike():
     """g is the normalised gradient of U = min Q/β - ‖a - π_θt‖ by autograd, and a_K is the same each time (D33)."""
-    agent = agent_of(langevin, langevin_steps=1, batch_size=8)
+    agent = agent_of(langevin, langevin_steps=1)
     agent.pid.beta.data.fill_(0.02)
     obs, seen = normals(1, 8, 5), []
     flow = agent.flow.forward
@@ -89,17 +99,17 @@ def test_it_climbs_q_towards_the_prior_and_twice_alike():
     first, second = (agent.evolve(agent.flow, agent.critic, obs, agent.policy(obs)) for _ in range(2))
     assert torch.equal(first, second) and not torch.equal(first, agent.policy(obs))
     x = seen[0][0].detach().requires_grad_()
-    value = agent.critic(obs, x).amin(1) / 0.02 - (x - agent.prior(obs).detach()).norm(dim=-1)
+    value = agent.critic.smaller(obs, x) / 0.02 - (x - agent.prior(obs).detach()).norm(dim=-1)
     (slope,) = torch.autograd.grad(value.sum(), x)
     assert torch.allclose(seen[0][1], slope / slope.norm(dim=-1, keepdim=True), atol=1e-9)
 
 
 def test_the_clamp_leaves_a_gradient():
     """Of a coordinate beyond the box Q's gradient is zero and the distance's is not (D32)."""
-    agent = agent_of(langevin, langevin_steps=2, batch_size=8)
-    agent.policy.layers[-1].data[:] = torch.tensor([5.0, 0.0, 0.0])[:, None]
-    agent.flow.layers[1][2].layers[-1].data[:] = torch.tensor([0.5, 0.0, 0.0])[:, None]  # T
-    obs, shift = normals(1, 8, 5), agent.flow.layers[1][2].layers[-1]
+    agent = agent_of(langevin, langevin_steps=2)
+    obs, shift = normals(1, 8, 5), agent.flow.layers[1]["shift"][2].bias  # T
+    agent.policy.mean.bias.data[:] = torch.tensor([5.0, 0.0, 0.0])
+    shift.data[:] = torch.tensor([0.5, 0.0, 0.0])
     for beta in (1e-3, 2.0):
         agent.pid.beta.data.fill_(beta)
         loss, seen = agent.policy_loss(obs)
@@ -107,26 +117,27 @@ def test_the_clamp_leaves_a_gradient():
         end = agent.evolve(agent.flow, agent.critic, obs, agent.policy(obs))
         assert seen["clamped"].item() >= 1 / 3 and (end[..., 0] > 1).all()
         direction = torch.nn.functional.normalize(end - agent.prior(obs), dim=-1)
-        assert gradient[0, 0].item() == pytest.approx(beta * direction[..., 0].mean().item(), rel=1e-9)
+        assert gradient[0, 0, 0].item() == pytest.approx(beta * direction[..., 0].mean().item(), rel=1e-9)
 
 
 def test_where_the_prior_is_the_action_nothing_is_nan():
-    agent = agent_of(langevin, langevin_steps=2, batch_size=8)
+    agent = agent_of(langevin, langevin_steps=2)
     agent.prior.load_state_dict(agent.policy.state_dict())
-    loss, _, gradients = agent.policy_gradients(normals(1, 8, 5))
-    assert loss.isfinite().all() and all(g.isfinite().all() for g in gradients)
+    for optimizer in (agent.policy_optimizer, agent.flow_optimizer):
+        seen, gradients = optimizer.with_gradients(agent.policy_loss)(normals(1, 8, 5))
+        assert seen["policy_loss"].isfinite().all() and all(g.isfinite().all() for g in gradients)
 
 
 def test_theta_and_h_step_by_turns(monkeypatch):
-    agent, batch, noise = agent_of(langevin, batch_size=8), batch_of(1, 8, 5), normals(1, 1, 8, 3)
+    agent, batch, noise = agent_of(langevin), batch_of(1, 8, 5), noise_of(1, 8, 3)
     parts = {"policy": agent.policy, "flow": agent.flow}
     steps, old = [], {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
 
     def changed():
         return {n for n, part in parts.items() if any(not torch.equal(p, q) for p, q in zip(part.parameters(), old[n]))}
 
-    step = langevin.Adam.step
-    monkeypatch.setattr(langevin.Adam, "step", lambda self, g: (step(self, g), steps.append(changed()))[0])
+    apply = langevin.Adam.apply
+    monkeypatch.setattr(langevin.Adam, "apply", lambda self, g: (apply(self, g), steps.append(changed()))[0])
     agent.update(batch, noise, False)
     assert steps == [set()]
     agent.update(batch, noise, True)
@@ -138,19 +149,18 @@ class PlainTD3:
     """TD3 as its authors describe it, with torch.nn and torch.optim, from an agent's weights; one seed."""
 
     def __init__(self, agent):
-        def network(layers, k):
+        def network(module, copy=None):
             parts = []
-            for i in range(0, 6, 2):
-                weight, bias = layers[i][k].detach().clone(), layers[i + 1][k].detach().clone().flatten()
-                weight = weight.T if i < 4 else weight
+            for layer in module.children():
+                weight, bias = (x.detach().clone() for x in plain(layer, copy))
                 linear = torch.nn.Linear(weight.shape[1], weight.shape[0]).double()
                 linear.weight.data, linear.bias.data = weight.contiguous(), bias
                 parts += [linear, torch.nn.ReLU()]
             return torch.nn.Sequential(*parts[:-1])
 
-        self.q = torch.nn.ModuleList(network(agent.critic.layers, k) for k in range(2))
-        self.q_target = torch.nn.ModuleList(network(agent.target.layers, k) for k in range(2))
-        self.policy, self.policy_target = network(agent.policy.layers, 0), network(agent.target_policy.layers, 0)
+        self.q = torch.nn.ModuleList(network(agent.critic, k) for k in range(2))
+        self.q_target = torch.nn.ModuleList(network(agent.target, k) for k in range(2))
+        self.policy, self.policy_target = network(agent.policy), network(agent.target_policy)
         self.q_adam = torch.optim.Adam(self.q.parameters(), lr=3e-4)
         self.policy_adam = torch.optim.Adam(self.policy.parameters(), lr=3e-4)
 
@@ -174,22 +184,19 @@ class PlainTD3:
 
 def test_without_steps_it_is_td3():
     """Six updates in float64, of which the policy takes every second one."""
-    agent = agent_of(langevin, langevin_steps=0, batch_size=32)
-    plain, start = PlainTD3(agent), agent_of(langevin, langevin_steps=0, batch_size=32)
+    agent = agent_of(langevin, langevin_steps=0)
+    td3, start = PlainTD3(agent), agent_of(langevin, langevin_steps=0)
     for i in range(6):
-        batch, noise = batch_of(1, 32, 5, seed=7 * i), 3 * normals(1, 1, 32, 3, seed=i)  # so that the clip acts
+        batch, noise = batch_of(1, 32, 5, seed=7 * i), noise_of(1, 32, 3, seed=i)
+        noise = noise._replace(next_action=3 * noise.next_action)  # so that the clip acts
         agent.update(batch, noise, i % 2 == 0)
-        plain.update(*(x[0] for x in batch), noise[0, 0], i % 2 == 0)
-    pairs = [(agent.critic.layers[2].mT[k], plain.q[k][2].weight) for k in range(2)]
-    pairs += [(agent.target.layers[4][k], plain.q_target[k][4].weight) for k in range(2)]
-    pairs += [
-        (agent.policy.layers[0].mT[0], plain.policy[0].weight),
-        (agent.policy.layers[4][0], plain.policy[4].weight),
-    ]
-    pairs += [(agent.target_policy.layers[2].mT[0], plain.policy_target[2].weight)]
-    assert all(torch.allclose(ours, theirs, rtol=0, atol=1e-9) for ours, theirs in pairs)
-    assert (agent.policy.layers[4] - start.policy.layers[4]).abs().max() > 1e-4
-    obs, noise = normals(1, 5), normals(1, 1, 3)
-    played = (plain.policy(obs).tanh() + 0.1 * noise[0]).clamp(-1, 1)
+        td3.update(*(x[0] for x in batch), noise.next_action[0], i % 2 == 0)
+    now = PlainTD3(agent)
+    for name in ("q", "q_target", "policy", "policy_target"):
+        for ours, theirs in zip(getattr(now, name).parameters(), getattr(td3, name).parameters(), strict=True):
+            assert torch.allclose(ours, theirs, rtol=0, atol=1e-9), name
+    assert (agent.policy.mean.weight - start.policy.mean.weight).abs().max() > 1e-4
+    obs, noise = normals(1, 1, 5), noise_of(1, 1, 3)
+    played = (td3.policy(obs).tanh() + 0.1 * noise.action).clamp(-1, 1)
     assert torch.allclose(agent.act(obs, noise), played, atol=1e-9)
-    assert list(agent.readings()) == ["base"]
+    assert list(agent.policies()) == ["base"]
