@@ -164,12 +164,6 @@ def number(value: float, trained: bool = True) -> nn.Parameter:
     return nn.Parameter(torch.full((len(Company.streams), 1), value, device=Company.device), trained)
 
 
-def numbers(values: Sequence[float], trained: bool = True) -> nn.Parameter:
-    """A row of numbers, (1, n), which training may change: one for each column of a batch (B, n)."""
-    row = torch.tensor([values], device=Company.device)
-    return nn.Parameter(row.repeat(len(Company.streams), 1, 1), trained)
-
-
 def drawn(*shape: int) -> nn.Parameter:
     """Standard normal numbers (..), which training changes."""
     first = torch.stack([torch.randn(shape, generator=stream) for stream in Company.streams])

@@ -12,6 +12,7 @@ import mcmcpo_langevin_continuous as lan
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
+from analysis import landscape
 
 import pytest
 from conftest import FAMILY
@@ -114,7 +115,8 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_links_to_is_there(page):
-    for link in re.findall(r"\]\((?!http)([^)]+)", page.read_text()):
+    text = re.sub(r"`[^`\n]+`", "", page.read_text())  # code is no link
+    for link in re.findall(r"\]\((?!http)([^)]+)", text):
         path, _, title = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), link
@@ -149,3 +151,11 @@ def test_pages_show_what_their_commands_print():
             covered |= {word for word in words if "tables.py" in command}
             count += 1
     assert covered >= {*(ROOT / "results").glob("*.csv"), *(ROOT / "results/sac_nf").glob("*.csv")} and count >= 7
+
+
+def test_the_readmes_picture_is_of_actions_that_climb(tmp_path):
+    """Each of the script's own leapfrog steps carries them higher."""
+    printed = landscape.main(landscape.Args(output=tmp_path / "hills.png"))
+    values = [float(line.split("|")[2]) for line in printed.splitlines() if re.match(r"\| \d", line)]
+    assert len(values) == 4 and values == sorted(values) and values[-1] > 1.4 * values[0]
+    assert (tmp_path / "hills.png").stat().st_size > 30_000 and (ROOT / "docs/landscape.png").stat().st_size < 300_000
