@@ -140,7 +140,8 @@ class Policy(nn.Module):
 
 # -------------------------------------------------------------------------------------------------- Langevin dynamics
 class Flow(nn.Module):
-    """h: K coupling layers with σ, S and T of one hidden ELU layer each; σ starts at -3, S and T at 0 (D31)."""
+    """h: K coupling layers with σ, S and T of one hidden ELU layer each; σ starts at -3, S and T at 0 (D31). ∇U sees
+    the half that moves, so the Jacobian is not triangular: no density is claimed (D33)."""
 
     def __init__(self, steps: int, act_dim: int, hidden: int):
         super().__init__()

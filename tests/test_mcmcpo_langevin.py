@@ -98,6 +98,7 @@ def test_it_climbs_q_towards_the_prior_and_twice_alike():
     agent.flow.forward = lambda x, gradient, size: (seen.append((x, gradient(x))), flow(x, gradient, size))[1]
     first, second = (agent.evolve(agent.flow, agent.critic, obs, agent.policy(obs)) for _ in range(2))
     assert torch.equal(first, second) and not torch.equal(first, agent.policy(obs))
+    assert seen[0][0].requires_grad and not seen[0][1].requires_grad  # g is held constant (D31)
     x = seen[0][0].detach().requires_grad_()
     value = agent.critic.smaller(obs, x) / 0.02 - (x - agent.prior(obs).detach()).norm(dim=-1)
     (slope,) = torch.autograd.grad(value.sum(), x)
