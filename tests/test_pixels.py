@@ -270,6 +270,16 @@ def test_without_steps_it_is_sac_ae():
             assert (mine - first).abs().max() > 1e-7 and torch.allclose(mine, theirs, rtol=0, atol=1e-9)
 
 
+def test_where_its_density_is_not_its_authors():
+    """D19's numbers: their log π takes log(relu(1 - a²) + 1e-6) for the tanh's slope."""
+    u = torch.tensor([5.0, 9.0]).double().requires_grad_()
+    ours = px.squash(u[:, None], torch.zeros(2).double())[1]
+    theirs = -(torch.relu(1 - u.tanh() ** 2) + 1e-6).log()
+    assert (ours - theirs)[0] < 0.01 and (ours - theirs)[1] == pytest.approx(2.86, abs=0.01)
+    for log_prob, slope in ((ours, 2.0), (theirs, 0.115)):
+        assert torch.autograd.grad(log_prob.sum(), u)[0][1] == pytest.approx(slope, abs=1e-3)
+
+
 def test_seeds_do_not_touch_each_other():
     both, alone = agent_of(num_seeds=2), agent_of(seed=2)
     batch, noise, uniform = batch_of(2, 4), noise_of(2, 4, 2), uniform_of(2, 4)
