@@ -156,7 +156,7 @@ class Flow(nn.Module):
 
     def forward(self, x: Tensor, gradient, step_size: float) -> Tensor:
         """a_K from a_0, (B, d), eqs. (8) and (9); `gradient` maps x to g. The masked half of x is all that the
-        networks see, and the other half of what they give all that is used (D29)."""
+        networks see, and the other half of what they give all that is used (D29). No density is claimed (D33)."""
         dims = x.shape[-1]
         mask = (torch.arange(dims, device=x.device) < dims // 2).to(x.dtype)  # masks alternate ⌊d/2⌋, ⌈d/2⌉ ones (D30)
         for layer in self.layers:

@@ -4,23 +4,21 @@
     python sac_hpo_pixels.py --env-id dm_control/cheetah-run-v0 --leapfrog-steps 0    # SAC-AE
     python sac_hpo_pixels.py --env-id dm_control/walker-walk-v0 --help                # flags, with the task's values
 
-An observation o is the last three frames of a camera. An encoder, four convolutions and a projection, makes of it a
-latent z of 50 numbers, on which critics and policy stand; the policy has a projection of its own behind the same
-convolutions. Two losses teach the encoder, and the policy's is not among them:
+An observation o is the last three frames of a camera. An encoder makes of it a latent z of 50 numbers, on which critics
+and policy stand; the policy has a projection of its own behind the encoder's convolutions. Three losses:
 
-    (Q_i(z, a) - y)²                                        trains encoder and critics
-    (decoder(z) - o in 5 bits)² + λ ‖z‖²/2                  trains encoder and decoder
-    α (log N_θ(u_0|o) - Σ log(1 - a_K²)) - min(Q1, Q2)(z, a_K)   trains the policy with its projection, and the force
+    (Q_i(z, a) - y)²                                              trains the encoder and the critics
+    (decoder(z) - o in 5 bits)² + λ ‖z‖²/2                        trains the encoder and the decoder
+    α (log N_θ(u_0|o) - Σ log(1 - a_K²)) - min(Q1, Q2)(z, a_K)    trains the policy, its projection and the force
 
-The action takes K leapfrog steps on the potential U(z, a) = -min(Q1, Q2)(z, a)/α of the critics' latent, which is held
-constant. Leapfrog, force, tempering and objective are those of `sac_hpo_continuous.py`, to the letter; read that file
-first. "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our readings of it, with its reason
-in docs/method.md.
+The action takes K leapfrog steps on U(z, a) = -min(Q1, Q2)(z, a)/α, where z is held constant. Leapfrog, force and
+objective are those of `sac_hpo_continuous.py`, to the letter; read that file first, also for shapes and names.
 
-The file is written for one seed, B stands for a batch, d for the size of actions, and an observation is (9, 84, 84).
-`run` trains several seeds of it side by side (runtime/seeds.py).
-
-PARAGRAPH
+Of `sac_hpo_continuous.py` it changes `HIDDEN`, `LOG_STD_MIN`, `LOG_STD_MAX`, `Args`, `LIMITS`, `table`, `start`,
+`Policy`, `Policy.__init__`, `Policy.forward`, `Agent.__init__`, `Agent.act`, `Agent.evolved_mean`, `Agent.policies`,
+`Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`, `Agent.metrics`, `Batch`, `Replay`, `Replay.__init__`,
+`Replay.sample` and `train`; it adds `LATENT`, `FILTERS`, `SIDE`, `REPEATS`, `projection`, `Encoder`, `Decoder`,
+`Agent.base_mean`, `Agent.five_bits`, `Agent.decoder_loss` and `Agent.pictures`; it lacks `TABLE`.
 """
 
 import copy
@@ -43,8 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HIDDEN = 1024  # units in each hidden layer of the policy and the critics
-LATENT = 50  # numbers that stand for an observation
-FILTERS, SIDE = 32, 35  # of the last convolution: channels, height and width
+LATENT, FILTERS, SIDE = 50, 32, 35  # numbers of a latent; channels, height and width of the last convolution
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 
@@ -97,32 +94,21 @@ LIMITS = {  # smallest and largest value of each number
 
 def table(env_id: str) -> tuple[str, dict]:
     """The authors' action repeat for a task, cheetah's for one that they do not have: its name and value."""
-    name = env_id.split("/")[-1].split("-")[0]
-    row = name if name in REPEATS else "cheetah"
+    row = next((name for name in REPEATS if f"/{name}-" in env_id), "cheetah")
     return f"SAC-AE's row {row}", {"action_repeat": REPEATS[row]}
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
 def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
-    """First weights (out, in) of a layer: orthogonal; of its filters (out, in, 3, 3): the middles are, all else is
-    zero. No biases."""
-    middle, gain = weight, 1.0
-    if weight.dim() == 4:
-        middle, gain = weight.zero_()[:, :, 1, 1], nn.init.calculate_gain("relu")
+    """A layer begins orthogonal (out, in), or filters (out, in, 3, 3) whose middles are. The rest is zero."""
+    middle, gain = (weight.zero_()[:, :, 1, 1], math.sqrt(2)) if weight.dim() == 4 else (weight, 1.0)
     middle.copy_(nn.init.orthogonal_(torch.empty(middle.shape), gain, stream))
     bias.zero_()
 
 
-class Projection(nn.Module):
-    """Features (B, SIDE² · FILTERS) -> latent (B, LATENT)."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc = Linear(SIDE**2 * FILTERS, LATENT)
-        self.norm = LayerNorm(LATENT)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.norm(self.fc(features)).tanh()
+def projection() -> nn.Sequential:
+    """Features (B, SIDE² · FILTERS) -> a latent (B, LATENT)."""
+    return nn.Sequential(Linear(SIDE**2 * FILTERS, LATENT), LayerNorm(LATENT), nn.Tanh())
 
 
 class Encoder(nn.Module):
@@ -130,20 +116,17 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, dtype: torch.dtype):
         super().__init__()
-        self.conv1 = Conv2d(channels, FILTERS, 3, stride=2)
-        self.conv2 = Conv2d(FILTERS, FILTERS, 3)
-        self.conv3 = Conv2d(FILTERS, FILTERS, 3)
-        self.conv4 = Conv2d(FILTERS, FILTERS, 3)
-        self.projection = Projection()
+        self.convolutions = nn.Sequential(
+            Conv2d(channels, FILTERS, 3, stride=2), nn.ReLU(),
+            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(), Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
+        )  # fmt: skip
+        self.projection = projection()
         self.dtype = dtype  # of the computation: layers follow their input
 
     def features(self, obs: Tensor) -> Tensor:
         """(B, SIDE² · FILTERS), pixel by pixel, as they lie in memory."""
-        x = F.relu(self.conv1(obs.to(self.dtype) / 255))
-        x = F.relu(self.conv2(x))
-        x = F.relu(self.conv3(x))
-        x = F.relu(self.conv4(x))
-        return x.movedim(-3, -1).flatten(-3)
+        return self.convolutions(obs.to(self.dtype) / 255).movedim(-3, -1).flatten(-3)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.projection(self.features(obs))
@@ -155,19 +138,16 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, dtype: torch.dtype):
         super().__init__()
         self.fc = Linear(LATENT, SIDE**2 * FILTERS)
-        self.conv1 = ConvTranspose2d(FILTERS, FILTERS, 3)
-        self.conv2 = ConvTranspose2d(FILTERS, FILTERS, 3)
-        self.conv3 = ConvTranspose2d(FILTERS, FILTERS, 3)
-        self.conv4 = ConvTranspose2d(FILTERS, channels, 3, stride=2, output_padding=1)
+        self.convolutions = nn.Sequential(
+            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(), ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
+            ConvTranspose2d(FILTERS, channels, 3, stride=2, output_padding=1),
+        )  # fmt: skip
         self.dtype = dtype
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = F.relu(self.fc(latent.to(self.dtype))).to(self.dtype)
-        x = x.unflatten(-1, (SIDE, SIDE, FILTERS)).movedim(-1, -3)
-        x = F.relu(self.conv1(x))
-        x = F.relu(self.conv2(x))
-        x = F.relu(self.conv3(x))
-        return self.conv4(x).to(latent.dtype)
+        features = F.relu(self.fc(latent.to(self.dtype))).to(self.dtype)
+        return self.convolutions(features.unflatten(-1, (SIDE, SIDE, FILTERS)).movedim(-1, -3)).to(latent.dtype)
 
 
 class Critic(nn.Module):
@@ -195,7 +175,7 @@ class Policy(nn.Module):
 
     def __init__(self, act_dim: int):
         super().__init__()
-        self.projection = Projection()
+        self.projection = projection()
         self.fc1 = Linear(LATENT, HIDDEN)
         self.fc2 = Linear(HIDDEN, HIDDEN)
         self.out = Linear(HIDDEN, 2 * act_dim)  # mean and log standard deviation, orthogonal to each other at first
@@ -425,8 +405,7 @@ class Agent(Learner):
         return loss, {"decoder_loss": loss}
 
     def update(self, batch: "Batch", noise: NamedTuple, uniform: Tensor, policy: bool) -> dict[str, Tensor]:
-        """A step of the critics, encoder and decoder, and between them, if `policy`, of the policy, of the temperature
-        and of the targets; what they saw."""
+        """A step of critics, encoder and decoder, and amid it, if `policy`, of policy, temperature and targets."""
         seen = self.q_optimizer.minimise(self.critic_loss, batch, noise)
         if policy:
             seen |= self.policy_optimizer.minimise(self.policy_loss, batch.obs, noise)
@@ -453,8 +432,7 @@ class Agent(Learner):
 
     @torch.no_grad()
     def pictures(self, obs: Tensor) -> Tensor:
-        """The newest frames of observations (B, channels, 84, 84), in 5 bits, above what the decoder makes of them: an
-        image (3, 168, 84 B) in [0, 1]."""
+        """The newest frames, in 5 bits, above what the decoder makes of them: an image (3, 168, 84 B) in [0, 1]."""
         pairs = torch.cat([(obs / 8).floor() / 32, self.decoder(self.encoder(obs)) + 0.5], dim=-2)
         return pairs[..., -3:, :, :].movedim(-4, -2).flatten(-2).clamp(0, 1)
 

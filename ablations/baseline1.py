@@ -18,9 +18,9 @@ a_K = tanh(u_K) is played, stored and valued, and θ maximises, by eq. (15) with
 Exploration moves its actions too, with a wider momentum; the twin critics are SAC's. --leapfrog-space action moves a
 itself and clamps a_K (D6). Against `sac_hpo_continuous.py` this tells what T_h and σ_h are worth. Eq. (12) does not
 divide ∇U by its length. In action space ∇U, which grows with the critics' values, then throws actions out of their
-box, and four seeds had lower returns (docs/earlier.md). --no-normalize-gradient does as eq. (12) has it, and in the
-default space we cannot tell the two apart (docs/readings.md). "HPO" is the paper Hamiltonian Policy Optimization; D
-and a number is one of our readings of it, with its reason in docs/method.md.
+box, and four seeds had lower returns (docs/lab/earlier.md). --no-normalize-gradient does as eq. (12) has it, and in the
+default space we cannot tell the two apart (docs/lab/readings-old-start.md). "HPO" is the paper Hamiltonian Policy
+Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).
@@ -75,7 +75,7 @@ class Args(RunArgs):
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
     leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
-    normalize_gradient: bool = True  # divide ∇U by its length; eq. 12 has it raw (docs/earlier.md)
+    normalize_gradient: bool = True  # divide ∇U by its length; eq. 12 has it raw (docs/lab/earlier.md)
 
 
 TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training and in exploration, ε (D2), K, l

@@ -13,8 +13,8 @@ the potential U(s, a) = -min(Q1, Q2)(s, a)/α, and tanh(u_K) is played:
 
 Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. --leapfrog-space action moves a itself
 and clamps a_K (D6). Eq. (12) does not divide ∇U by its length; --no-normalize-gradient does as it has it (measured in
-baseline-1: docs/earlier.md). "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our readings
-of it, with its reason in docs/method.md.
+baseline-1: docs/lab/earlier.md). "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our
+readings of it, with its reason in docs/method.md.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).
@@ -68,7 +68,7 @@ class Args(RunArgs):
     step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
     leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
-    normalize_gradient: bool = True  # divide ∇U by its length; eq. 12 has it raw (docs/earlier.md)
+    normalize_gradient: bool = True  # divide ∇U by its length; eq. 12 has it raw (docs/lab/earlier.md)
 
 
 TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in exploration, ε (D2), K

@@ -1,6 +1,9 @@
 """What keeps a run alive, whatever it learns: no method lives here, and nothing here imports a script.
 
 messages.py      one clear line for what cannot be, exit code 2
+contract.py      what a run asks of a script: its module, its agent
+seeds.py         layers, Adam and numbers with a place for each seed
+replay.py        a ring of rows for each seed
 arguments.py     flags of every run, limits, what a resumed run may change
 flags.py         a command line's flags as typed values, --help
 machine.py       what this machine has: GPU, compiler, packages, memory, cores
@@ -20,8 +23,7 @@ logs.py          the run's folder: config.json, evaluations.csv, TensorBoard, W&
 signals.py       what a signal ends, and when
 run.py           the loop around a script's `train`: evaluation, checkpoints, signals, faults
 
-A script is a module with `Args`, `LIMITS`, `train(args, run)` and, where a paper has one, `table(env_id)`; its agent
-has `tensors`, `noise_shapes`, `act`, `readings` and `COMPILED`. CONTRIBUTING.md tells what each must be.
+contract.py says what a script must be, and CONTRIBUTING.md how to begin one.
 """
 
 import importlib.util

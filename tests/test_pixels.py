@@ -1,37 +1,36 @@
 """SAC-AE-HPO from pixels: networks, losses, replay, environments; K = 0 against SAC-AE written with torch.nn."""
 
 import copy
-import itertools
 import math
+import operator
 import os
-import re
 import subprocess
 import sys
+from unittest import mock
 
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
 from analysis import play
-from runtime.checkpoints import FrameRing
+from runtime import frames as runtime_frames
 from runtime.pixels import PixelEnv
 from runtime.run import launch
+from runtime.seeds import Adam, Conv2d, ConvTranspose2d, Linear, side_by_side
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import newest, normals
+from conftest import built, floats, mapped, newest, noise_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_family import definitions
-
-CPU, SMALL = torch.device("cpu"), 84
+from test_family import definitions, outside, told
 
 
 def agent_of(double=True, act_dim=2, **values) -> px.Agent:
     torch.set_default_dtype(torch.double if double else torch.float)
     try:
-        return px.Agent(px.Args(cuda=False, **{"batch_size": 4} | values), 9, act_dim, CPU)
+        return built(px.Args(cuda=False, **{"batch_size": 4} | values), px.Agent, 9, act_dim)
     finally:
         torch.set_default_dtype(torch.float)
 
@@ -40,11 +39,11 @@ def frames_of(*shape: int, seed=0) -> torch.Tensor:
     return torch.randint(0, 256, (*shape, 9, 84, 84), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def batch_of(seeds: int, size: int, act_dim=2, seed=0, dtype=torch.double) -> tuple:
+def batch_of(seeds: int, size: int, act_dim=2, seed=0, dtype=torch.double) -> px.Batch:
     ended = (normals(seeds, size, seed=seed + 3) > 1).to(dtype)
-    obs, next_obs = (frames_of(seeds, size, seed=seed + i).to(dtype) for i in (0, 2))
+    obs, next_obs = (frames_of(seeds, size, seed=seed + i) for i in (0, 2))
     actions, rewards = normals(seeds, size, act_dim, seed=seed).tanh(), normals(seeds, size, seed=seed + 1)
-    return obs, actions.to(dtype), rewards.to(dtype), next_obs, ended
+    return px.Batch(obs, actions.to(dtype), rewards.to(dtype), next_obs, ended)
 
 
 def uniform_of(seeds: int, size: int, seed=0) -> torch.Tensor:
@@ -55,62 +54,62 @@ def uniform_of(seeds: int, size: int, seed=0) -> torch.Tensor:
 def test_shapes_and_counts():
     """By hand: 3 × 3 filters, 84 -> 41 -> 39 -> 37 -> 35, latents of 50, heads of 1,024."""
     agent, d = agent_of(act_dim=6, double=False), 6
-    features = agent.convolutions(frames_of(1, 2))
+    features = agent.encoder.features(frames_of(1, 2))
     assert features.shape == (1, 2, 32 * 35 * 35)
-    latent = agent.critic.projection(features)
+    latent = agent.encoder.projection(features)
     assert latent.shape == (1, 2, 50) and agent.decoder(latent).shape == (1, 2, 9, 84, 84)
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in agent.named_children()}
     projection = 39_200 * 50 + 50 + 2 * 50
-    assert count["convolutions"] == 9 * 32 * 9 + 32 + 3 * (32 * 32 * 9 + 32)
-    assert count["critic"] == projection + 2 * ((50 + d) * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 + 1)
+    assert count["encoder"] == projection + 9 * 32 * 9 + 32 + 3 * (32 * 32 * 9 + 32)
+    assert count["critic"] == 2 * ((50 + d) * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 + 1)
     assert count["policy"] == projection + 50 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 2 * d + 2 * d
     assert count["decoder"] == 50 * 39_200 + 39_200 + 3 * (32 * 32 * 9 + 32) + 32 * 9 * 9 + 9
     assert count["force"] == 2 * (2 * d * 32 + 32 + 32 * d + d)  # without the latent (D17)
 
 
 def test_weights_are_orthogonal_and_seeds_their_own():
-    agent = agent_of(num_seeds=2)
-    for weight in [*agent.critic.layers[::2], *agent.policy.layers[::2], agent.critic.projection.linear.data]:
-        for matrix in weight.data:
-            product = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
-            assert torch.allclose(product, torch.eye(len(product)).double(), atol=1e-5)
-    for weight in (*agent.convolutions.layers[::2], *agent.decoder.layers[::2]):
-        middle = weight.data[:, :, :, 1, 1]
-        assert weight.data.count_nonzero() == middle.count_nonzero() > 0
-        assert torch.linalg.svdvals(middle).sub(math.sqrt(2)).abs().max() < 1e-5
-    alone = agent_of(seed=2)
-    for name, weights in alone.named_parameters():
-        both = dict(agent.named_parameters())[name]
-        assert torch.equal(both.unflatten(0, (2, -1))[1], weights)
+    agent, seen = agent_of(num_seeds=2), 0
+    for layer in (layer for layer in agent.modules() if isinstance(layer, Linear | Conv2d)):
+        weight, seen = layer.like_pytorch()[0].data, seen + 1
+        assert not layer.bias.data.any()
+        if isinstance(layer, Linear):
+            for matrix in weight.flatten(0, -3):
+                product = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+                assert torch.allclose(product, torch.eye(len(product)).double(), atol=1e-5)
+        else:
+            assert weight.count_nonzero() == weight[..., 1, 1].count_nonzero() > 0
+            assert torch.linalg.svdvals(weight[..., 1, 1]).sub(math.sqrt(2)).abs().max() < 1e-5
+    assert seen == 2 * (5 + 3) + 4 + 5 + 4  # encoder and critic with their targets, policy, decoder, force
+    alone, both = agent_of(seed=2), dict(agent.named_parameters())
+    assert all(torch.equal(both[name][1:], weights) for name, weights in alone.named_parameters())
+    assert torch.equal(agent.dither[1:], alone.dither) and not torch.equal(agent.dither[:1], alone.dither)
 
 
 def test_leapfrog_and_the_rest_are_the_state_scripts():
     """What the docstring's last paragraph does not name is sac_hpo_continuous.py's, to the letter."""
-    left, right = definitions(hpo), definitions(px)
-    paragraph = " ".join(px.__doc__.split("\n\n")[-1].split()).split("it changes ")[1].split("; it adds ")
-    changes, additions = (set(re.findall(r"`([\w.]+)`", part)) for part in paragraph)
-    doc = {"Agent", "Critic", "Network", "Policy"}  # whose docstrings tell more
-    code = {name for name in left.keys() & right.keys() if left[name] != right[name]}
-    code = {"Replay" if name.startswith("Replay.") else name for name in code - doc}
-    assert code - {"LOG_STD_MIN, LOG_STD_MAX"} == changes
-    new = {name for name in right.keys() - left.keys() if not name.startswith(("from ", "Replay."))}
-    assert {n for n in new if n.split(".")[0] not in additions} - {"FILTERS, SIDE"} <= additions and additions <= new
+    (base, names), left, right = told(px), definitions(hpo), definitions(px)
+
+    def apart(found):  # names that are assigned together
+        return {name for names in found for name in names.split(", ")}
+
+    assert base is hpo
+    assert apart(name for name in left.keys() & right.keys() if left[name] != right[name]) == names["changes"]
+    assert outside(apart(right.keys() - left.keys()), names["adds"]) == names["adds"]
+    assert apart(left.keys() - right.keys()) == names["lacks"]
     same = {name for name in left.keys() & right.keys() if left[name] == right[name]}
-    assert {"leapfrog", "momentum_stds", "squash", "Force", "Force.__init__", "Force.forward"} <= same
-    assert {"Network.forward", "Critic.forward", "Critic.share", "Critic.slope", "Policy.draw", "Policy.sample"} <= same
-    assert {"Agent.start", "Agent.end", "Agent.gradient", "Agent.evolve", "Agent.noise_shapes"} <= same
-    assert {"Policy.mean_action", "Agent.critic_gradients", "Agent.policy_gradients"} <= same
+    assert {"leapfrog", "momentum_stds", "squash", "Force", "Force.__init__", "Force.forward", "PRE_TANH"} <= same
+    assert {"Critic.forward", "Policy.sample", "action_gradient", "Agent.evolve", "Agent.noise_shapes"} <= same
 
 
 # -------------------------------------------------------------------------------------------------------------- losses
 def test_which_gradient_reaches_what():
-    agent, batch, noise = agent_of(leapfrog_steps=2), batch_of(1, 4), normals(1, 3, 4, 2)
-    losses = {"critic": lambda: agent.critic_loss(*batch, noise)[0],
-              "policy": lambda: agent.policy_loss(batch[0], noise)[0],
-              "decoder": lambda: agent.decoder_loss(batch[0], uniform_of(1, 4))}  # fmt: skip
-    parts = {"convolutions": agent.convolutions.parameters(),
-             "critics' projection": agent.critic.projection.parameters(),
-             "critics": agent.critic.layers, "policy": agent.policy.layers,
+    agent, batch, noise = agent_of(leapfrog_steps=2), batch_of(1, 4), noise_of(1, 4, 2)
+    losses = {"critic": lambda: agent.critic_loss(batch, noise)[0],
+              "policy": lambda: agent.policy_loss(batch.obs, noise)[0],
+              "decoder": lambda: agent.decoder_loss(batch.obs, uniform_of(1, 4))[0]}  # fmt: skip
+    own = [p for name, p in agent.policy.named_parameters() if "projection" not in name]
+    parts = {"convolutions": agent.encoder.convolutions.parameters(), "critics": agent.critic.parameters(),
+             "critics' projection": agent.encoder.projection.parameters(), "policy": own,
              "policy's projection": agent.policy.projection.parameters(), "force": agent.force.parameters(),
              "decoder": agent.decoder.parameters()}  # fmt: skip
     parts = {name: list(parameters) for name, parameters in parts.items()}
@@ -121,12 +120,10 @@ def test_which_gradient_reaches_what():
         for name, parameters in parts.items():
             found = torch.autograd.grad(function().sum(), parameters, allow_unused=True)
             reached = any(g is not None and g.abs().max() > 0 for g in found)
-            assert reached == (name in expected[loss]), (loss, name)
-    optimizers = {"critic": [agent.q_optimizer], "policy": [agent.policy_optimizer],
-                  "decoder": [agent.encoder_optimizer, agent.decoder_optimizer]}  # fmt: skip
-    for loss, group in optimizers.items():
-        held = {id(p) for optimizer in group for p in optimizer.parameters}
-        assert held == {id(p) for name in expected[loss] for p in parts[name]}, loss
+            seen = expected[loss] | ({"critics"} if loss == "policy" else set())  # whose gradient goes on to the action
+            assert reached == (name in seen), (loss, name)
+    for loss, optimizer in zip(losses, (agent.q_optimizer, agent.policy_optimizer, agent.decoder_optimizer)):
+        assert {id(p) for p in optimizer.trained} == {id(p) for name in expected[loss] for p in parts[name]}, loss
 
 
 def test_five_bits_of_all_values():
@@ -141,53 +138,55 @@ def test_five_bits_of_all_values():
     assert abs(torch.corrcoef(torch.stack([(other - low).flatten(), (out - low).flatten()]))[0, 1]) < 0.02
 
 
+def copied(layer, ours, *place: int):
+    """A layer of torch.nn with the weights of the only seed's, or of a copy of it."""
+    for theirs, mine in zip((layer.weight, layer.bias), ours.like_pytorch()):
+        theirs.data = mine.detach()[(0, *place)].clone()
+    return layer
+
+
+def plain_convolutions(ours) -> torch.nn.ModuleList:
+    plain = torch.nn.Conv2d(9, 32, 3, stride=2), *(torch.nn.Conv2d(32, 32, 3) for _ in range(3))
+    return torch.nn.ModuleList(map(copied, plain, ours[::2]))
+
+
+def plain_linear(ours, *place: int) -> torch.nn.Linear:
+    n_out, n_in = ours.like_pytorch()[0].shape[-2:]
+    return copied(torch.nn.Linear(n_in, n_out), ours, *place)
+
+
+def plain_projection(ours) -> torch.nn.Sequential:
+    norm = torch.nn.LayerNorm(50)
+    norm.weight.data, norm.bias.data = (x.detach().flatten().clone() for x in ours[1].parameters())
+    return torch.nn.Sequential(plain_linear(ours[0]), norm, torch.nn.Tanh())
+
+
+def plain_head(layers, *place: int) -> torch.nn.Sequential:
+    first, second, last = (plain_linear(layer, *place) for layer in layers)
+    return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), last)
+
+
+def plain_critics(ours) -> torch.nn.ModuleList:
+    return torch.nn.ModuleList(plain_head((ours.fc1, ours.fc2, ours.q), k) for k in range(2))
+
+
+NETWORKS = "convs", "project", "q", "actor", "actor_project", "decoder_in", "decoder"
+
+
 class PlainSACAE:
-    """SAC-AE as its authors describe it, with torch.nn and torch.optim, from an agent's first weights."""
+    """SAC-AE as its authors describe it, with torch.nn and torch.optim, from an agent's weights."""
 
     def __init__(self, agent: px.Agent):
         self.args, self.act_dim = agent.args, agent.act_dim
-        state = {name: p.detach()[0].clone() for name, p in agent.named_parameters() if "target" not in name}
-
-        def convolutions(prefix, transposed=False):
-            found = []
-            for i in range(4):
-                last = i == 3
-                weight, bias = state[f"{prefix}.layers.{2 * i}"], state[f"{prefix}.layers.{2 * i + 1}"]
-                kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
-                stride = (2 if last else 1) if transposed else (1 if i else 2)
-                more = {"output_padding": int(last)} if transposed else {}
-                n_in, n_out = (weight.shape[0], weight.shape[1]) if transposed else (weight.shape[1], weight.shape[0])
-                layer = kind(n_in, n_out, 3, stride=stride, **more).double()
-                layer.weight.data, layer.bias.data = weight, bias
-                found.append(layer)
-            return torch.nn.ModuleList(found)
-
-        def linear(weight, bias):
-            layer = torch.nn.Linear(*weight.T.shape[::-1]).double()
-            layer.weight.data, layer.bias.data = weight, bias.flatten()
-            return layer
-
-        def projection(prefix):
-            norm = torch.nn.LayerNorm(50).double()
-            norm.weight.data, norm.bias.data = (state[f"{prefix}.{x}"].flatten() for x in ("scale", "shift"))
-            return torch.nn.Sequential(
-                linear(state[f"{prefix}.linear"].T, state[f"{prefix}.bias"]), norm, torch.nn.Tanh()
-            )
-
-        def head(get):
-            w1, b1, w2, b2, w3, b3 = (get(i) for i in range(6))
-            return torch.nn.Sequential(
-                linear(w1.T, b1), torch.nn.ReLU(), linear(w2.T, b2), torch.nn.ReLU(), linear(w3, b3)
-            )
-
-        full = dict(agent.named_parameters())
-        self.convs, self.project = convolutions("convolutions"), projection("critic.projection")
-        self.q = torch.nn.ModuleList(
-            head(lambda i, k=k: full[f"critic.layers.{i}"].detach()[k].clone()) for k in range(2)
+        self.convs, self.project = (
+            plain_convolutions(agent.encoder.convolutions),
+            plain_projection(agent.encoder.projection),
         )
-        self.actor, self.actor_project = head(lambda i: state[f"policy.layers.{i}"]), projection("policy.projection")
-        self.decoder_in = linear(state["decoder.linear"].T, state["decoder.bias"])
-        self.decoder = convolutions("decoder", transposed=True)
+        self.q, self.actor_project = plain_critics(agent.critic), plain_projection(agent.policy.projection)
+        self.actor = plain_head((agent.policy.fc1, agent.policy.fc2, agent.policy.out))
+        up = *(torch.nn.ConvTranspose2d(32, 32, 3) for _ in range(3)), torch.nn.ConvTranspose2d(32, 9, 3, 2, 0, 1)
+        self.decoder = torch.nn.ModuleList(map(copied, up, agent.decoder.convolutions[::2]))
+        self.decoder_in = plain_linear(agent.decoder.fc)
         self.targets = copy.deepcopy([self.convs, self.project, self.q])
         self.log_alpha = torch.tensor(math.log(self.args.alpha), dtype=torch.double).requires_grad_()
         encoder = [*self.convs.parameters(), *self.project.parameters()]
@@ -256,44 +255,91 @@ class PlainSACAE:
 def test_without_steps_it_is_sac_ae():
     """Five updates in float64, of which the policy takes every second one, against the plain algorithm."""
     agent = agent_of(leapfrog_steps=0)
-    plain = PlainSACAE(agent)
+    plain, start = PlainSACAE(agent), PlainSACAE(agent)
     for i in range(5):
-        batch, noise, uniform = batch_of(1, 4, seed=10 * i), normals(1, 2, 4, 2, seed=i), uniform_of(1, 4, seed=i)
+        batch, noise, uniform = batch_of(1, 4, seed=10 * i), noise_of(1, 4, 2, seed=i), uniform_of(1, 4, seed=i)
         agent.update(batch, noise, uniform, i % 2 == 0)
-        plain.update(*(x[0] for x in batch), noise[0], agent.five_bits(batch[0], uniform)[0], i % 2 == 0)
-    pairs = list(zip(agent.convolutions.layers, itertools.chain(*((c.weight, c.bias) for c in plain.convs))))
-    pairs += list(zip(agent.decoder.layers, itertools.chain(*((c.weight, c.bias) for c in plain.decoder))))
-    pairs += [(agent.critic.projection.linear.mT, plain.project[0].weight), (agent.log_alpha, plain.log_alpha)]
-    pairs += [(agent.policy.projection.linear.mT, plain.actor_project[0].weight)]
-    pairs += [(agent.policy.projection.scale, plain.actor_project[1].weight)]
-    pairs += [(agent.critic.layers[2].mT[k], plain.q[k][2].weight) for k in range(2)]
-    pairs += [(agent.policy.layers[4], plain.actor[4].weight), (agent.decoder.bias, plain.decoder_in.bias)]
-    pairs += [(agent.target.layers[0].mT[1], plain.targets[2][1][0].weight)]
-    pairs += [(agent.target_convolutions.layers[2], plain.targets[0][1].weight)]
-    start = agent_of(leapfrog_steps=0)
-    assert (agent.policy.layers[4] - start.policy.layers[4]).abs().max() > 1e-4
-    for ours, theirs in pairs:
-        assert torch.allclose(ours.reshape(theirs.shape), theirs, rtol=0, atol=1e-9)
+        both = noise.next_action[0], noise.action[0]
+        plain.update(*(x[0].double() for x in batch), both, agent.five_bits(batch.obs, uniform)[0], i % 2 == 0)
+    ours, target = PlainSACAE(agent), agent.target_encoder
+    ours.targets = plain_convolutions(target.convolutions), plain_projection(target.projection)
+    ours.targets = *ours.targets, plain_critics(agent.target)
+    assert agent.log_alpha.item() == pytest.approx(plain.log_alpha.item(), abs=1e-12) != math.log(0.1)
+    for get in (*map(operator.attrgetter, NETWORKS), *(lambda x, k=k: x.targets[k] for k in range(3))):
+        for mine, theirs, first in zip(*(get(x).parameters() for x in (ours, plain, start))):
+            assert (mine - first).abs().max() > 1e-7 and torch.allclose(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_where_its_density_is_not_its_authors():
+    """D19's numbers: their log π takes log(relu(1 - a²) + 1e-6) for the tanh's slope."""
+    u = torch.tensor([5.0, 9.0]).double().requires_grad_()
+    ours = px.squash(u[:, None], torch.zeros(2).double())[1]
+    theirs = -(torch.relu(1 - u.tanh() ** 2) + 1e-6).log()
+    assert (ours - theirs)[0] < 0.01 and (ours - theirs)[1] == pytest.approx(2.86, abs=0.01)
+    for log_prob, slope in ((ours, 2.0), (theirs, 0.115)):
+        assert torch.autograd.grad(log_prob.sum(), u)[0][1] == pytest.approx(slope, abs=1e-3)
 
 
 def test_seeds_do_not_touch_each_other():
     both, alone = agent_of(num_seeds=2), agent_of(seed=2)
-    batch, noise, uniform = batch_of(2, 4), normals(2, 3, 4, 2), uniform_of(2, 4)
+    batch, noise, uniform = batch_of(2, 4), noise_of(2, 4, 2), uniform_of(2, 4)
     both.update(batch, noise, uniform, True)
-    alone.update(tuple(x[1:] for x in batch), noise[1:], uniform[1:], True)
+    alone.update(*(mapped(lambda x: x[1:], x) for x in (batch, noise)), uniform[1:], True)
     mine = dict(both.named_parameters())
     for name, weights in alone.named_parameters():
-        assert torch.allclose(mine[name].unflatten(0, (2, -1))[1], weights, rtol=0, atol=1e-12), name
+        assert torch.allclose(mine[name][1:], weights, rtol=0, atol=1e-12), name
 
 
 def test_amp_gives_nearly_the_gradients_of_float32():
     """bfloat16 keeps 8 bits: every tensor's gradient within a fifth or so (noise frames), and not the same."""
     one, two = (agent_of(double=False, amp=amp) for amp in (False, True))
-    batch, noise, uniform = batch_of(1, 4, dtype=torch.float), normals(1, 3, 4, 2).float(), uniform_of(1, 4)
-    for loss, inputs in (("critic", (*batch, noise)), ("policy", (batch[0], noise)), ("decoder", (batch[0], uniform))):
-        pairs = zip(*(getattr(agent, f"{loss}_gradients")(*inputs)[-1] for agent in (one, two)))
-        errors = [((right - left).norm() / left.norm()).item() for left, right in pairs if left.norm() > 0]
+    batch, noise, uniform = batch_of(1, 4, dtype=torch.float), floats(noise_of(1, 4, 2)), uniform_of(1, 4)
+    losses = {"critic": ("q", batch, noise), "policy": ("policy", batch.obs, noise),
+              "decoder": ("decoder", batch.obs, uniform)}  # fmt: skip
+    for loss, (optimizer, *inputs) in losses.items():
+        pairs = []
+        for agent in (one, two):
+            trained = getattr(agent, f"{optimizer}_optimizer").trained
+            pairs.append(torch.autograd.grad(getattr(agent, f"{loss}_loss")(*inputs)[0].sum(), trained))
+        errors = [((right - left).norm() / left.norm()).item() for left, right in zip(*pairs) if left.norm() > 0]
         assert len(errors) >= 11 and 1e-6 < max(errors) < 0.3, (loss, errors)
+
+
+@pytest.mark.parametrize("kind", [Conv2d, ConvTranspose2d])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_convolution_is_pytorchs_for_each_seed(kind, seeds):
+    """Values and gradients at float64, first weights, and five steps of Adam, one of two groups with weight decay."""
+    with side_by_side(range(seeds), torch.device("cpu")):
+        layer = kind(5, 7, 3, stride=2).double()
+        ours = Adam([{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias]}], 1e-2)
+    plain = [copied(getattr(torch.nn, kind.__name__)(5, 7, 3, stride=2), only(layer, i)) for i in range(seeds)]
+    theirs = [
+        torch.optim.Adam([{"params": [x.weight], "weight_decay": 0.1}, {"params": [x.bias]}], 1e-2) for x in plain
+    ]
+    bound = 1 / math.sqrt(plain[0].weight[0].numel())
+    assert 0.9 * bound < layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
+
+    def loss(x):
+        return layer(x).square().mean((-4, -3, -2, -1)), {}
+
+    for step in range(5):
+        x = normals(seeds, 2, 5, 9, 9, seed=step)
+        for i in range(seeds):
+            assert torch.allclose(layer(x)[i], plain[i](x[i]), rtol=0, atol=1e-12)
+            theirs[i].zero_grad()
+            plain[i](x[i]).square().mean().backward()
+            theirs[i].step()
+        ours.minimise(loss, x)
+        for i, other in enumerate(plain):
+            assert torch.allclose(layer.weight[i], other.weight, rtol=0, atol=1e-10)
+            assert torch.allclose(layer.bias[i], other.bias, rtol=0, atol=1e-10)
+
+
+def only(layer, i: int):
+    """A copy of a layer that has the i-th seed alone."""
+    layer = copy.deepcopy(layer)
+    layer.weight.data, layer.bias.data = layer.weight.data[i : i + 1], layer.bias.data[i : i + 1]
+    return layer
 
 
 @pytest.mark.slow
@@ -305,31 +351,36 @@ def test_the_decoder_learns(amp):
     waves = [torch.sin(x[:, None] * (1 + i % 3) + i) * torch.cos(x * (1 + i % 2)) for i in range(8)]
     frames = (torch.stack(waves)[None, :, None] * 100 + 128).expand(1, 8, 9, 84, 84).to(torch.uint8)
     target = agent.five_bits(frames, uniform)
-    errors = []
-    for _ in range(60):
-        loss, gradients = agent.decoder_gradients(frames, uniform)
-        agent.encoder_optimizer.step(gradients[: len(agent.encoder_optimizer.parameters)])
-        agent.decoder_optimizer.step(gradients[len(agent.encoder_optimizer.parameters) :])
-        errors.append(loss.item())
+    optimizer = agent.decoder_optimizer
+    errors = [optimizer.minimise(agent.decoder_loss, frames, uniform)["decoder_loss"].item() for _ in range(60)]
     assert errors[-1] < (target - target.mean((1,), keepdim=True)).square().mean() / 3 and errors[-1] < errors[0] / 3
 
 
-# -------------------------------------------------------------------------------------------------------------- replay
-class Played:
-    """What a replay knows of the environments: how many actions each episode has had."""
+def test_pictures_are_frames_above_their_reconstructions():
+    agent, frames = agent_of(num_seeds=2, double=False), frames_of(2, 3)
+    made = agent.decoder(agent.encoder(frames))
+    image = agent.pictures(frames)
+    assert image.shape == (2, 3, 168, 3 * 84) and image.min() >= 0 and image.max() <= 1
+    for seed, b in np.ndindex(2, 3):
+        above, below = image[seed, :, :, 84 * b : 84 * (b + 1)].split(84, dim=1)
+        assert torch.equal(above, (frames[seed, b, 6:] // 8) / 32)
+        assert torch.allclose(below, (made[seed, b, 6:] + 0.5).clamp(0, 1), atol=1e-6)
 
-    def __init__(self, seeds: int):
-        self.act_dim, self.actions, self.obs = 2, [[] for _ in range(seeds)], np.zeros((seeds, 9, 4, 4), np.uint8)
+
+# -------------------------------------------------------------------------------------------------------------- replay
+def replay_of(capacity: int, seeds=2, size=4, act_dim=2) -> px.Replay:
+    with mock.patch.object(runtime_frames, "SIZE", size):
+        args = px.Args(buffer_size=capacity, num_seeds=seeds, cuda=False)
+        return built(args, px.Replay, 9, act_dim)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=6, max_size=12), capacity=st.integers(8, 60), seed=st.integers(0, 99)
+    lengths=st.lists(st.integers(1, 40), min_size=6, max_size=12), capacity=st.integers(1, 60), seed=st.integers(0, 99)
 )
 def test_stacks_are_those_of_a_list_of_frames(lengths, capacity, seed):
     """Two seeds with episodes of other lengths, wrapped around, some saved and loaded midway."""
-    draw, envs = np.random.default_rng(seed), Played(2)
-    replay = px.Replay(2, capacity, envs, CPU)
+    draw, replay = np.random.default_rng(seed), replay_of(capacity)
     spans = [list(lengths), list(reversed(lengths))]
     history, stacks, left = [[], []], [None, None], [0, 0]
     steps, saved, parts = sum(lengths), 0, []
@@ -337,41 +388,48 @@ def test_stacks_are_those_of_a_list_of_frames(lengths, capacity, seed):
         rows = []
         for i in range(2):
             if left[i] == 0:
-                left[i], envs.actions[i] = spans[i].pop(0), []
+                left[i] = spans[i].pop(0)
                 stacks[i] = np.tile(draw.integers(0, 256, (3, 4, 4), np.uint8), (3, 1, 1))
             old, action, reward = stacks[i], draw.normal(size=2).astype(np.float32), draw.normal()
             stacks[i] = np.concatenate([old[3:], draw.integers(0, 256, (3, 4, 4), np.uint8)])
             left[i] -= 1
             ended = bool(left[i] == 0 and draw.random() < 0.5)
-            envs.actions[i].append(action)
             rows.append((old, action, reward, stacks[i], ended))
             history[i].append(rows[-1])
         replay.add(*(np.array(column) for column in zip(*rows)))
         if step in (steps // 3, steps // 2, steps - 1):
-            start = max(saved, replay.frames.oldest)
-            parts.append((start, step + 1, FrameRing(replay).part(start, step + 1)))
+            start = max(saved, step + 1 - capacity)  # as a checkpoint does
+            parts.append((start, step + 1, replay.part(start, step + 1)))
             saved = step + 1
-    again = px.Replay(2, capacity, envs, CPU)
+    again = replay_of(capacity)
     for part in parts:
-        FrameRing(again).put(*part)
-    FrameRing(again).resumed(steps)
-    assert replay.size.tolist() == again.size.tolist()
-    assert replay.frames.oldest == steps - min(capacity, steps) or min(lengths) < 12  # else every row is whole
+        again.put(*part)
+    again.resumed(steps)
+    assert replay.size == again.size == steps - replay.oldest and again.oldest == replay.oldest
+    assert replay.oldest == steps - min(capacity, steps) or min(lengths) < 12  # else every row is whole
+    assert replay.size > 0.5 * min(capacity, steps)
     uniform = torch.arange(0, 1, 1 / 64).double().expand(2, -1)
+    for i in range(2):  # both go on alike, amid an episode too
+        obs, new = (history[i][-1][3], draw.integers(0, 256, (3, 4, 4), np.uint8))
+        history[i].append((obs, np.zeros(2, np.float32), 0.0, np.concatenate([obs[3:], new]), False))
     for one in (replay, again):
-        obs, actions, rewards, next_obs, ended = one.sample(uniform)
+        one.add(*(np.array(column) for column in zip(*(rows[-1] for rows in history))))
+        kept = one.numbers[:, steps % capacity, -1] - one.numbers[:, (steps - 1) % capacity, -1]
+        assert (kept == (capacity > 1)).all()  # one frame more: the episode goes on
+        batch = one.sample(uniform)
         for i in range(2):
             for j, u in enumerate(uniform[i].tolist()):
-                number = int(one.size[0] + math.floor(u * one.size[1]))
+                number = one.oldest + math.floor(u * one.size.item())
                 old, action, reward, new, over = history[i][number]
-                assert np.array_equal(obs[i, j].numpy(), old) and np.array_equal(next_obs[i, j].numpy(), new)
-                assert np.array_equal(actions[i, j].numpy(), action) and ended[i, j] == over
-                assert rewards[i, j].item() == pytest.approx(reward, rel=1e-6)
+                assert np.array_equal(batch.obs[i, j].numpy(), old)
+                assert np.array_equal(batch.next_obs[i, j].numpy(), new)
+                assert np.array_equal(batch.action[i, j].numpy(), action) and batch.terminated[i, j] == over
+                assert batch.reward[i, j].item() == pytest.approx(reward, rel=1e-6)
 
 
 def test_a_row_takes_21_kilobytes():
-    replay = px.Replay(1, 1000, type("Envs", (), {"act_dim": 6, "obs": np.zeros((1, 9, 84, 84)), "actions": [[]]}), CPU)
-    total = sum(x.numel() * x.element_size() for x in (replay.rows, replay.frames.ring))
+    replay = replay_of(1000, seeds=1, size=84, act_dim=6)
+    total = sum(x.numel() * x.element_size() for x in (replay.rows, replay.frames)) + replay.numbers.nbytes
     assert total / 1000 < 1.12 * 3 * 84 * 84
 
 
@@ -437,7 +495,8 @@ def test_where_nothing_can_draw_one_line_says_what_to_install(tmp_path, backend)
 def test_a_trained_agent_plays_and_is_filmed(tmp_path, monkeypatch):
     """By analysis/play.py and --capture-video: as many frames as steps and one, that move."""
     monkeypatch.chdir(tmp_path)
-    flags = "--env-id dm_control/finger-spin-v0 --no-cuda --no-compile --batch-size 4 --learning-starts 8".split()
+    flags = "--env-id dm_control/finger-spin-v0 --no-cuda --no-compile --batch-size 4".split()
+    flags += "--learning-starts 8 --random-steps 8".split()
     flags += "--eval-episodes 1 --eval-frequency 10 --eval-max-steps 3 --total-timesteps 10 --capture-video".split()
     assert launch(px, flags) == 0
     rows = play.play(play.Args(newest(), episodes=2, video=tmp_path / "films"))
@@ -453,7 +512,8 @@ def test_a_trained_agent_plays_and_is_filmed(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_run_goes_on_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = "--env-id dm_control/finger-spin-v0 --no-cuda --no-compile --batch-size 4 --learning-starts 8".split()
+    flags = "--env-id dm_control/finger-spin-v0 --no-cuda --no-compile --batch-size 4".split()
+    flags += "--learning-starts 8 --random-steps 8".split()
     flags += "--eval-episodes 1 --eval-frequency 20 --eval-max-steps 3".split()
     assert launch(px, [*flags, "--total-timesteps", "30"]) == 0
     whole = newest()

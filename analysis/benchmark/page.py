@@ -245,7 +245,7 @@ below a title prints the section's tables. Numbers are mean ± standard deviatio
 parentheses) of "best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells
 speed, or of "last", its last one. {unlike}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them.
 On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what
-that alone does on Ant is in `docs/readings.md`."""
+that alone does on Ant is in `docs/lab/readings-old-start.md`."""
 RULES = """Differences of means have Welch's 95 % interval. They are of what both arms were evaluated in alike: common
 steps, and the first episodes that both have. One rule corrects for several tasks, Holm's, over the tasks that ran: the
 difference furthest from zero is held against 5 % divided by their number, the next against 5 % divided by one less, and

@@ -3,7 +3,7 @@
     python analysis/experiments/distance.py train --env-id Hopper-v4 --num-seeds 4       # SAC-HPO's flags, --resume too
     python analysis/experiments/distance.py collect runs/Hopper-v4__sac_hpo_continuous__1__*  # -> results/distance/
     python analysis/experiments/distance.py table results/distance/*.csv
-    python analysis/experiments/distance.py draw results/distance/*.csv --output docs/distance.png
+    python analysis/experiments/distance.py draw results/distance/*.csv --output docs/lab/distance.png
 
 `train` is `sac_hpo_continuous.py`, which it imports (a stopped run goes on by `train` too), and measures every 1,000
 steps, on the batch of that update, the move of the chain, x_K - x_0 (of u before the tanh, or with --leapfrog-space
@@ -156,7 +156,7 @@ def main(argv: list[str]) -> int:
     parser = report.Parser(__doc__)
     parser.add_argument("what", choices=["train", "collect", "table", "draw"], help="train: SAC-HPO's flags follow")
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, or CSV files of results/distance/")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "distance.png", help="the figure of draw")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/lab/distance.png", help="the figure of draw")
     options = parser.parse_args(argv)
     wanted = "distances.csv" if options.what == "collect" else ""
     if missing := [str(path) for path in options.paths if not (path / wanted).exists()]:

@@ -6,7 +6,8 @@
     python analysis/tables.py results/readings/HalfCheetah-v4__*.csv  # against SAC's file among them
 
 An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as-is` replaces none, so that the flags of
-`sac_hpo_continuous.py` make the arm. `collect` takes runs of SAC too. What the arms found is in docs/readings.md.
+`sac_hpo_continuous.py` make the arm. `collect` takes runs of SAC too. What the arms found is in
+docs/lab/readings-old-start.md.
 """
 
 import sys
