@@ -32,39 +32,36 @@ PARTS = ("noise", "explicit", "implicit", "total", "played")
 COLUMNS = ("step", "seed", "momentum", *PARTS)
 
 
-def split(force: hpo.Force, obs, actions, g) -> tuple[torch.Tensor, torch.Tensor]:
-    """σ g and (1 - σ) T, (S, B, d) each, whose sum is `force(obs, actions, g)`."""
-    x = torch.cat([obs, actions, g] if force.sees_state else [actions, g], dim=-1)
-    implicit, gate = hpo.Network.forward(force, x).mT.unflatten(0, (-1, 2)).unbind(1)
-    gate = gate.sigmoid()
-    return gate * g, (1 - gate) * implicit.tanh()
+def split(force: hpo.Force, obs, action, g) -> tuple[torch.Tensor, torch.Tensor]:
+    """σ g and (1 - σ) T, (S, B, d) each, whose sum is `force(obs, action, g)`."""
+    x = torch.cat([obs, action, g] if force.sees_state else [action, g], dim=-1)
+    gate = force.gate(x)
+    return gate * g, (1 - gate) * force.implicit(x)
 
 
 @torch.no_grad()
 def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) -> dict[str, torch.Tensor]:
     """The parts of x_K - x_0, (S, B, d) each, at obs (S, B, ds), for noise (S, 2, B, d) of a_0 and ρ_0."""
-    share, start = agent.critic.share(obs), agent.start(obs, noise[:, 0])[0]
-    met = []
-
-    def force(x):
-        met.append(split(agent.force, obs, *agent.gradient(agent.critic, share, x)))
-        return met[-1][0] + met[-1][1]
-
+    start, log_prob = agent.space.start(agent.policy, obs, noise[:, 0])
+    momentum, met = std * noise[:, 1], []
+    hook = agent.force.register_forward_hook(lambda force, inputs, _: met.append(split(force, *inputs)))
+    try:
+        end, _ = agent.evolve(agent.critic, obs, start, momentum, std)
+    finally:
+        hook.remove()
     size, stds = agent.args.step_size, hpo.momentum_stds(std, agent.args.leapfrog_steps)
-    end = hpo.leapfrog(force, start, std * noise[:, 1], size, stds, last=False)[0]
     still = torch.zeros_like(start)
-    parts = {"noise": hpo.leapfrog(lambda _: still, still, std * noise[:, 1], size, stds, last=False)[0]}
+    parts = {"noise": hpo.leapfrog(lambda _: still, still, momentum, size, stds, last=False)[0]}
     for i, name in enumerate(("explicit", "implicit")):
         forces = iter([f[i] for f in met]).__next__
         parts[name] = hpo.leapfrog(lambda _, f=forces: f(), still, still, size, stds, last=False)[0]
-    played = agent.end(end, noise[:, 0, :, 0])[0] - agent.end(start, noise[:, 0, :, 0])[0]  # densities do not matter
+    played = agent.space.end(end, log_prob)[0] - agent.space.end(start, log_prob)[0]
     return parts | {"total": end - start, "played": played}
 
 
 def train(flags: list[str]) -> int:
     """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
-    hpo.PROGRAM = PROGRAM
-    return Measured(hpo, *parse(hpo, flags)).train()
+    return Measured(hpo, *parse(hpo, flags, PROGRAM), program=PROGRAM).train()
 
 
 class Measured(Run):
@@ -75,7 +72,7 @@ class Measured(Run):
         step = self.envs.count + 1  # which this update belongs to
         if step % EVERY:
             return
-        obs, agent = self.replay.sample(self.numbers(self.envs.count)[2])[0], self.agent
+        obs, agent = self.replay.sample(self.numbers(self.envs.count).uniform).obs, self.agent
         generator = torch.Generator(obs.device).manual_seed(step)
         shape = len(self.seeds), 2, *obs.shape[1:-1], agent.act_dim
         noise = torch.randn(shape, generator=generator, device=obs.device)
