@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
 from analysis import ROOT, report
+from analysis.gap import Noise
 from analysis.records import check_output, config_of, csv_text, given_flags, read_rows, variant, write_whole
 from runtime.arguments import parse
 from runtime.messages import fail
@@ -40,10 +41,10 @@ def split(force: hpo.Force, obs, action, g) -> tuple[torch.Tensor, torch.Tensor]
 
 
 @torch.no_grad()
-def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) -> dict[str, torch.Tensor]:
-    """The parts of x_K - x_0, (S, B, d) each, at obs (S, B, ds), for noise (S, 2, B, d) of a_0 and ρ_0."""
-    start, log_prob = agent.space.start(agent.policy, obs, noise[:, 0])
-    momentum, met = std * noise[:, 1], []
+def moves(agent: hpo.Agent, obs: torch.Tensor, noise: Noise, std: float) -> dict[str, torch.Tensor]:
+    """The parts of x_K - x_0, (S, B, d) each, at obs (S, B, ds), for noise (S, B, d) of a_0 and ρ_0."""
+    start, log_prob = agent.space.start(agent.policy, obs, noise.action)
+    momentum, met = std * noise.momentum, []
     hook = agent.force.register_forward_hook(lambda force, inputs, _: met.append(split(force, *inputs)))
     try:
         end, _ = agent.evolve(agent.critic, obs, start, momentum, std)
@@ -75,15 +76,16 @@ class Measured(Run):
         obs, agent = self.replay.sample(self.numbers(self.envs.count).uniform).obs, self.agent
         generator = torch.Generator(obs.device).manual_seed(step)
         shape = len(self.seeds), 2, *obs.shape[1:-1], agent.act_dim
-        noise = torch.randn(shape, generator=generator, device=obs.device)
+        action, momentum = torch.randn(shape, generator=generator, device=obs.device).unbind(1)
+        noise = Noise(None, action, momentum, None)  # of which a chain has no other
         with (self.folder / "distances.csv").open("a", encoding="utf-8") as file:
             if not file.tell():
                 print(*COLUMNS, sep=",", file=file)
-            for momentum in ("train", "explore"):
-                parts = moves(agent, obs, noise, getattr(self.args, f"momentum_std_{momentum}"))
+            for which in ("train", "explore"):
+                parts = moves(agent, obs, noise, getattr(self.args, f"momentum_std_{which}"))
                 for i, seed in enumerate(self.seeds):
                     sizes = (f"{parts[part][i].square().mean().sqrt():.6g}" for part in PARTS)
-                    print(step, seed, momentum, *sizes, sep=",", file=file)
+                    print(step, seed, which, *sizes, sep=",", file=file)
 
 
 def read(path: Path) -> dict:
