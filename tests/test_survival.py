@@ -370,7 +370,7 @@ def test_numbers_that_go_wrong(monkeypatch, capfd):
         seen = original(agent, batch, noise)
         update.count += 1
         if update.count == 23:  # the update of step 63
-            agent.critic.layers[2].data[2] = torch.nan  # the first critic of seed 2
+            agent.critic.fc2.weight.data[1, 0] = torch.nan  # the first critic of seed 2
         return seen
 
     update.count = 0
