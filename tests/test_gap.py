@@ -2,13 +2,13 @@
 
 import mcmcpo_hmc_continuous as mcmcpo
 import sac_hpo_continuous as hpo
-from analysis import gap, policy_shape, report
+from analysis import gap, policy_shape
 
 import baseline1
 import noise_only
 import pytest
 import torch
-from conftest import normals
+from conftest import Noise, built, floats, noise_of, normals
 
 NORMAL = torch.distributions.Normal(0, 1)
 
@@ -17,17 +17,24 @@ def quantiles(count: int) -> torch.Tensor:
     return NORMAL.icdf((torch.arange(count) + 0.5) / count)
 
 
+class KnownCritic(hpo.Critic):
+    """Q1 = Q2 = -20 (a - 0.3 s)²."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def forward(self, obs, action):
+        return -20 * (action - 0.3 * obs).square().sum(-1).unsqueeze(-2).expand(-1, 2, -1)
+
+
 class Known(torch.nn.Module):
-    """An agent of one seed and one action dimension whose min Q is -20 (a - 0.3 s)²."""
+    """An agent of one seed and one action dimension with known critics."""
 
     act_dim, args = 1, hpo.Args()
 
     def __init__(self):
         super().__init__()
-        self.log_alpha = torch.tensor([[0.2]]).log()
-
-    def critic(self, obs, actions):
-        return -20 * (actions - 0.3 * obs).square().sum(-1)[:, None].expand(-1, 2, -1)
+        self.log_alpha, self.critic = torch.tensor([[0.2]]).log(), KnownCritic()
 
     def policy(self, obs):
         return torch.zeros_like(obs), torch.full_like(obs, -0.5)
@@ -58,25 +65,22 @@ def test_fitted_gaussians_reach_the_best_of_a_grid(monkeypatch):
 
 def test_objectives_are_the_scripts_own():
     """With dynamics minus the policy's loss, without them that of K = 0, whatever the momentum's term; args stay."""
-    args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=2, momentum_term=True)
-    agent, obs, noise = (
-        hpo.Agent(args, 3, 2, torch.device("cpu")),
-        normals(2, 4, 3).float(),
-        normals(2, 4, 20, 2).float(),
-    )
-    many, plain = (
-        obs.repeat(1, 5, 1),
-        hpo.Agent(hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=0), 3, 2, torch.device("cpu")),
-    )
+    flags = {"cuda": False, "num_seeds": 2}
+    args = hpo.Args(**flags, leapfrog_steps=2, momentum_term=True)
+    agent, obs, noise = built(args, hpo.Agent, 3, 2), normals(2, 4, 3).float(), floats(noise_of(2, 20, 2))
+    many, plain = obs.repeat(1, 5, 1), built(hpo.Args(**flags, leapfrog_steps=0), hpo.Agent, 3, 2)
     plain.load_state_dict(agent.state_dict())
     assert torch.equal(gap.objective(agent, obs, noise, False), -plain.policy_loss(many, noise)[0])
     assert agent.args is args
-    without = hpo.Agent(hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=2), 3, 2, torch.device("cpu"))
+    without = built(hpo.Args(**flags, leapfrog_steps=2), hpo.Agent, 3, 2)
     without.load_state_dict(agent.state_dict())
     assert torch.equal(gap.objective(agent, obs, noise, True), -without.policy_loss(many, noise)[0])
-    agent.args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=0)
+    agent.args = hpo.Args(**flags, leapfrog_steps=0)
     mean, log_std = agent.policy(obs)
-    ours, theirs = gap.gaussian(agent, obs, mean, log_std, noise[:, 1]).mean(1), gap.objective(agent, obs, noise, False)
+    ours, theirs = (
+        gap.gaussian(agent, obs, mean, log_std, noise.action).mean(1),
+        gap.objective(agent, obs, noise, False),
+    )
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
@@ -104,23 +108,23 @@ def test_the_dynamics_and_a_known_target():
 
 def test_an_interval_is_students():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0]).double().numpy()  # mean 3, deviation 2.1602, t 3.1824
-    assert report.ends(values, digits=2) == "[-0.44, +6.44]"
+    assert gap.interval(values) == "[-0.44, +6.44]"
     row = {"environment": "E", "script": "s", "without": "1.0", "with": "2.0", "optimal": "4.0"}
     text = gap.table([row, row | {"without": "2.0", "with": "4.0", "optimal": "5.0"}])
     assert "| E | s | 2 | 3.00 ± 1.41 | 3.00 ± 0.00 | 1.50 ± 0.71 | +1.50 | [-4.85, +7.85] |" in text
-    assert report.ends(values[:1]) == "one seed" and report.ends(values - values) == "no seed differs"
+    assert gap.interval(values[:1]) == ""
 
 
 def test_what_figure_8_draws():
     """Base and evolved actions are what sampling and the loss's dynamics give; the contours are the critics'."""
     args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=2, momentum_std_train=0.5)
-    agent, obs = hpo.Agent(args, 3, 3, torch.device("cpu")), normals(2, 1, 3).float()
+    agent, obs = built(args, hpo.Agent, 3, 3), normals(2, 1, 3).float()
     base, evolved = policy_shape.actions(agent, obs, 0.5)
     noise = torch.randn(2, 2, policy_shape.DRAWS, 3, generator=torch.Generator().manual_seed(0))
     many = obs.expand(-1, policy_shape.DRAWS, -1)
-    assert torch.allclose(base, agent.policy.sample(many, noise[0])[0].detach())
-    triple = torch.stack([noise[0], noise[0], noise[1]], dim=1)
-    assert torch.allclose(evolved, agent.policy_loss(many, triple)[2].tanh(), atol=1e-6)
+    assert torch.allclose(base, agent.policy.sample(many, noise[0])[0].tanh().detach())
+    named = Noise(None, *noise, None)
+    assert torch.allclose(evolved, agent.policy_loss(many, named)[1]["position"].tanh(), atol=1e-6)
     values, axis = policy_shape.landscape(agent, obs, (2, 0))
     action = agent.policy.mean_action(obs)
     action[..., 2], action[..., 0] = axis[7], axis[40]
@@ -136,21 +140,21 @@ def test_what_figure_8_draws():
 
 def test_noise_and_mcmcpo_are_measured_too():
     """Without steps the objective is the plain Gaussian's; MCMC-PO's prices the divergence from its prior, at β."""
-    noise = torch.randn(2, 4, 6 * 2000, 3, generator=torch.Generator().manual_seed(0))
+    noise = floats(noise_of(2, 6 * 2000, 3))
     obs = normals(2, 6, 11).float()
     for script in (noise_only, baseline1, mcmcpo):
-        agent = script.Agent(script.Args(cuda=False, num_seeds=2), 11, 3, torch.device("cpu"))
+        agent = built(script.Args(cuda=False, num_seeds=2), script.Agent, 11, 3)
         if script is mcmcpo:
             for p in agent.policy.parameters():
                 p.data += 2e-3  # away from the prior
         given = agent.args
         with torch.no_grad():
-            by_hand = gap.gaussian(agent, obs, *agent.policy(obs), noise[:, 1]).mean(1)
+            by_hand = gap.gaussian(agent, obs, *agent.policy(obs), noise.action).mean(1)
         assert torch.allclose(gap.objective(agent, obs, noise, False), by_hand, atol=1e-4)
         assert not torch.allclose(gap.objective(agent, obs, noise, True), by_hand, atol=1e-4) and agent.args == given
     gaussians = [torch.distributions.Normal(m, s.exp()) for m, s in (agent.policy(obs), agent.prior(obs))]
     price = torch.distributions.kl_divergence(*gaussians).sum(-1).mean(1)
     with torch.no_grad():
-        u = agent.policy.draw(obs.repeat(1, 2000, 1), noise[:, 1])[0]
+        u = agent.policy.sample(obs.repeat(1, 2000, 1), noise.action)[0]
         q = agent.critic(obs.repeat(1, 2000, 1), u.tanh()).amin(1).mean(1)
     assert torch.allclose(q - by_hand, price, rtol=0.05) and (price > 0.1).all()  # at β = 1, by sampling
