@@ -79,6 +79,7 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
     env = make_env(args.env_id, args=args)
     products.choose(args.matmul_precision, args.products, CPU, resumed=True)
     agent = build(module, args, env.observation_space.shape[0], env.action_space.shape[0], kind)
+    agent.args = args  # which the contract does not ask an agent to keep
     try:
         agent.load_state_dict(saved["agent"])
     except BAD_CONTENT as error:

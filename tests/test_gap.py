@@ -2,7 +2,7 @@
 
 import mcmcpo_hmc_continuous as mcmcpo
 import sac_hpo_continuous as hpo
-from analysis import gap, policy_shape
+from analysis import gap, policy_shape, report
 
 import baseline1
 import noise_only
@@ -108,11 +108,11 @@ def test_the_dynamics_and_a_known_target():
 
 def test_an_interval_is_students():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0]).double().numpy()  # mean 3, deviation 2.1602, t 3.1824
-    assert gap.interval(values) == "[-0.44, +6.44]"
+    assert report.ends(values, digits=2) == "[-0.44, +6.44]"
     row = {"environment": "E", "script": "s", "without": "1.0", "with": "2.0", "optimal": "4.0"}
     text = gap.table([row, row | {"without": "2.0", "with": "4.0", "optimal": "5.0"}])
     assert "| E | s | 2 | 3.00 ± 1.41 | 3.00 ± 0.00 | 1.50 ± 0.71 | +1.50 | [-4.85, +7.85] |" in text
-    assert gap.interval(values[:1]) == ""
+    assert report.ends(values[:1]) == "one seed" and report.ends(values - values) == "no seed differs"
 
 
 def test_what_figure_8_draws():
