@@ -14,14 +14,16 @@ differences to the last, in units of the return; a line gives their means over s
 interval of what the dynamics add.
 """
 
+import copy
 import dataclasses
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis import records, report
-from analysis.play import load
+from analysis.play import CPU, load
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
 from runtime.messages import fail
@@ -43,9 +45,18 @@ class Args:
     show: tuple[Path, ...] = ()  # measure nothing, print the table of these CSVs
 
 
+class Noise(NamedTuple):
+    """Standard normal numbers (S, B, d) of an update, under the names that scripts give them."""
+
+    next_action: torch.Tensor
+    action: torch.Tensor
+    momentum: torch.Tensor
+    next_momentum: torch.Tensor
+
+
 def visited(agent) -> torch.Tensor:
     """STATES states (S, STATES, ds) of one episode that each seed plays, evenly apart."""
-    policy, kept = next(iter(agent.readings().values())), []
+    policy, kept = next(iter(agent.policies().values())), []
 
     def seen(obs):
         kept.append(obs)
@@ -53,23 +64,20 @@ def visited(agent) -> torch.Tensor:
 
     seeds = range(agent.args.seed, agent.args.seed + agent.args.num_seeds)
     envs = [[make_env(agent.args.env_id, args=agent.args)] for _ in seeds]
-    _, lengths = evaluate(seen, envs, seeds, 2**39 + 1, torch.device("cpu"))
+    _, lengths = evaluate(seen, envs, seeds, 2**39 + 1, CPU)
     places = [np.linspace(0, length - 1, STATES).astype(int) for length in lengths[:, 0]]
     return torch.stack([torch.stack([kept[t][i, 0] for t in where]) for i, where in enumerate(places)])
 
 
 @torch.no_grad()
-def objective(agent, obs: torch.Tensor, noise: torch.Tensor, dynamics: bool) -> torch.Tensor:
-    """Minus the script's policy loss, (S,), at states (S, n, ds), for noise (S, .., n · draws, d)."""
-    given = agent.args
-    if hasattr(given, "leapfrog_steps"):
-        plain = {name: 0 for name in ("momentum_term", "spread_weight") if hasattr(given, name)}
-        agent.args = dataclasses.replace(given, leapfrog_steps=given.leapfrog_steps * dynamics, **plain)
-    try:
-        many = obs.repeat(1, noise.shape[2] // obs.shape[1], 1)
-        return -agent.policy_loss(many, noise)[0]
-    finally:
-        agent.args = given
+def objective(agent, obs: torch.Tensor, noise: Noise, dynamics: bool) -> torch.Tensor:
+    """Minus the script's policy loss, (S,), at states (S, n, ds), for noise (S, n · draws, d): that of the same
+    networks with other arguments, which take the dynamics away if asked and what the loss has besides in any case."""
+    asked, own = copy.copy(agent), {field.name for field in dataclasses.fields(agent.args)}
+    other = {"momentum_term": False, "spread_weight": 0.0} | ({} if dynamics else {"leapfrog_steps": 0})
+    asked.args = dataclasses.replace(agent.args, **{name: value for name, value in other.items() if name in own})
+    many = obs.repeat(1, noise.action.shape[1] // obs.shape[1], 1)
+    return -asked.policy_loss(many, noise)[0]
 
 
 def gaussian(agent, obs, mean, log_std, noise) -> torch.Tensor:
@@ -81,11 +89,11 @@ def gaussian(agent, obs, mean, log_std, noise) -> torch.Tensor:
     u = mean + log_std.exp() * noise
     log_slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
     log_prob = (-log_std - noise.square() / 2 - log_slope).sum(-1) - u.shape[-1] * math.log(2 * math.pi) / 2
-    value = agent.critic(many, u.tanh()).amin(1)
+    value = agent.critic.smaller(many, u.tanh())
     if hasattr(agent, "prior"):
         with torch.no_grad():
             prior = torch.distributions.Normal(*(f(x) for f, x in zip((torch.clone, torch.exp), agent.prior(many))))
-        value = value - agent.pid.beta[:, None] * (log_prob + log_slope.sum(-1) - prior.log_prob(u).sum(-1))
+        value = value - agent.pid.beta * (log_prob + log_slope.sum(-1) - prior.log_prob(u).sum(-1))
     else:
         value = value - agent.log_alpha.exp().detach() * log_prob
     return value.unflatten(1, (draws, -1)).mean(1)
@@ -111,10 +119,10 @@ def optimum(agent, obs: torch.Tensor, fitting: torch.Tensor, judging: torch.Tens
 def measure(agent, states: torch.Tensor) -> dict[str, torch.Tensor]:
     """The three objectives, (S,) each, with common random numbers."""
     generator, (seeds, n, _), d = torch.Generator().manual_seed(0), states.shape, agent.act_dim
-    noise = torch.randn(seeds, 4, n * DRAWS, d, generator=generator)  # of (a', a, ρ, ..), as in noise_shapes
+    noise = Noise(*torch.randn(seeds, 4, n * DRAWS, d, generator=generator).unbind(1))
     fitting = torch.randn(seeds, n * FITTING, d, generator=generator)
     parts = {name: objective(agent, states, noise, name == "with") for name in ("without", "with")}
-    return parts | {"optimal": optimum(agent, states, fitting, noise[:, 1])}
+    return parts | {"optimal": optimum(agent, states, fitting, noise.action)}
 
 
 def table(rows: list[dict]) -> str:
@@ -141,7 +149,7 @@ def shown(paths: tuple[Path, ...]) -> str:
 def measured(folder: Path, args: Args) -> tuple[list[dict], list[str]]:
     """The rows of a run, and the comments that say whose they are."""
     agent, config = load(folder, args.step, env_id=args.env_id), records.config_of(folder)
-    if not hasattr(agent, "policy_loss") or not hasattr(agent.policy, "draw"):
+    if not hasattr(agent, "policy_loss") or not hasattr(agent.policy, "sample"):
         fail(f"{folder} is a run of {config['script']}.py, whose policy this cannot measure")
     found, given, arm = measure(agent, visited(agent)), agent.args, config["args"].get("exp_name")
     name = config["script"] + (f" {arm}" if arm and arm != "as-is" else "")  # readings.py's names

@@ -28,12 +28,14 @@ from runtime.checkpoints import BAD_CONTENT
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
 from runtime.messages import Refused, fail, said, tell_notes
+from runtime.seeds import side_by_side
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 
+CPU = torch.device("cpu")
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
 
 
@@ -48,8 +50,16 @@ class Args:
     video: Path | None = None  # film it into this folder
 
 
-def load(folder: Path, step: int | None = None, best: bool = False, env_id: str | None = None):
-    """A run's agent, on the CPU and uncompiled, with products computed as the run computed them."""
+def build(module: ModuleType, args: RunArgs, obs_dim: int, act_dim: int, kind: type | None = None):
+    """A script's agent for all seeds that the arguments name, on the CPU; or another kind of object, such as its
+    replay or an experiment's agent."""
+    with side_by_side(range(args.seed, args.seed + args.num_seeds), CPU):
+        return (kind or module.Agent)(args, obs_dim, act_dim)
+
+
+def load(folder: Path, step: int | None = None, best: bool = False, env_id: str | None = None, kind=None):
+    """A run's agent, on the CPU and uncompiled, with products computed as the run computed them; `kind` takes the place
+    of the script's class."""
     path = folder / (f"agents/step-{step}.pt" if step is not None else "agent-best.pt" if best else "agent.pt")
     try:
         script = json.loads((folder / "config.json").read_text(encoding="utf-8"))["script"]
@@ -66,9 +76,10 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
     args = arguments_of(module, path, saved)
     if ":" in args.env_id and env_id != args.env_id:  # a stranger's, perhaps
         fail(f"{folder}: its environment {args.env_id} imports a module; if you trust it, give --env-id {args.env_id}")
-    env, cpu = make_env(args.env_id, args=args), torch.device("cpu")
-    products.choose(args.matmul_precision, args.products, cpu, resumed=True)
-    agent = module.Agent(args, env.observation_space.shape[0], env.action_space.shape[0], cpu)
+    env = make_env(args.env_id, args=args)
+    products.choose(args.matmul_precision, args.products, CPU, resumed=True)
+    agent = build(module, args, env.observation_space.shape[0], env.action_space.shape[0], kind)
+    agent.args = args  # which the contract does not ask an agent to keep
     try:
         agent.load_state_dict(saved["agent"])
     except BAD_CONTENT as error:
@@ -108,7 +119,7 @@ def play(args: Args) -> list[tuple]:
             fail(f"--video {args.video}: {error.strerror}; name a folder that can be written")
     for i in range(agent.args.num_seeds):
         seed = agent.args.seed + i
-        for name, policy in agent.readings().items():
+        for name, policy in agent.policies().items():
             env = make_env(agent.args.env_id, mode, agent.args)
             if args.video:
                 with warnings.catch_warnings():
@@ -119,9 +130,8 @@ def play(args: Args) -> list[tuple]:
             def alone(obs, policy=policy, i=i):  # all seeds' networks see the one observation
                 return policy(obs.expand(agent.args.num_seeds, *obs.shape[1:]))[i : i + 1]
 
-            cpu, longest = torch.device("cpu"), agent.args.eval_max_steps
-            places = range(START, START + args.episodes)
-            played = [evaluate(alone, [[env]], range(seed, seed + 1), e, cpu, longest=longest) for e in places]
+            longest, places = agent.args.eval_max_steps, range(START, START + args.episodes)
+            played = [evaluate(alone, [[env]], range(seed, seed + 1), e, CPU, longest=longest) for e in places]
             env.close()
             rows.append((seed, name, *(np.concatenate(x).ravel() for x in zip(*played))))
     return rows

@@ -51,9 +51,9 @@ def actions(agent, obs: torch.Tensor, std: float) -> tuple[torch.Tensor, torch.T
     """Base and evolved actions, (S, DRAWS, d) each, at one state (S, 1, ds)."""
     obs = obs.expand(-1, DRAWS, -1)
     noise = torch.randn(2, len(obs), DRAWS, agent.act_dim, generator=torch.Generator().manual_seed(0))
-    x, log_prob = agent.start(obs, noise[0])
-    moved, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, x, noise[1], std)
-    return agent.end(x, log_prob)[0], agent.end(moved, log_prob)[0]
+    x, log_prob = agent.space.start(agent.policy, obs, noise[0])
+    moved, _ = agent.evolve(agent.critic, obs, x, std * noise[1], std)
+    return agent.space.end(x, log_prob)[0], agent.space.end(moved, log_prob)[0]
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def tally(agent, obs: torch.Tensor, std: float) -> torch.Tensor:
     found = []
     for state in obs.split(1, dim=1):
         both, many = actions(agent, state, std), state.expand(-1, DRAWS, -1)
-        values = [agent.critic(many, a).amin(1).mean(1) for a in both]
+        values = [agent.critic.smaller(many, a).mean(1) for a in both]
         spreads = [a.var(1, correction=0).mean(-1).sqrt() for a in both]
         found.append(torch.stack([torch.stack(pair, -1) for pair in zip(values, spreads)], 1))
     return torch.stack(found).mean(0)
@@ -74,7 +74,7 @@ def landscape(agent, obs: torch.Tensor, dimensions: tuple[int, int]) -> tuple[to
     axis = torch.linspace(-1, 1, GRID)
     grid = agent.policy.mean_action(obs).repeat(1, GRID * GRID, 1)
     grid[..., dimensions[0]], grid[..., dimensions[1]] = axis.repeat(GRID), axis.repeat_interleave(GRID)
-    return agent.critic(obs.expand(-1, GRID * GRID, -1), grid).amin(1).view(-1, GRID, GRID), axis
+    return agent.critic.smaller(obs.expand(-1, GRID * GRID, -1), grid).view(-1, GRID, GRID), axis
 
 
 def shown(paths: tuple[Path, ...]) -> str:

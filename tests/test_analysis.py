@@ -277,7 +277,7 @@ def test_play(capsys):
             obs, _ = env.reset(seed=episode(seed, play.START + e))
             for _ in range(20):
                 seen = torch.as_tensor(obs).expand(2, 1, 1)
-                obs, reward, *_ = env.step(agent.readings()[name](seen)[seed - 1, 0].detach().numpy())
+                obs, reward, *_ = env.step(agent.policies()[name](seen)[seed - 1, 0].detach().numpy())
                 total += reward
             assert returns[e] == pytest.approx(total, abs=1e-4)
     assert [row[2].tolist() for row in play.play(play.Args(run, episodes=3, step=60))] != [r[2].tolist() for r in rows]

@@ -1,30 +1,49 @@
-"""The arms of analysis/experiments/readings.py: each changes what its docstring says, and nothing else."""
+"""The arms of analysis/experiments/readings.py and the parts of starts.py: each changes what it says, and no more."""
 
+import math
 import re
 import subprocess
 import sys
 
+import sac_continuous as sac
 import sac_hpo_continuous as hpo
-from analysis.experiments import bias, drawn, readings
+from analysis import gap, play
+from analysis.experiments import bias, drawn, readings, starts
+from runtime import environments
+from runtime.arguments import parse
 from runtime.messages import Refused
+from runtime.seeds import Linear
 
+import numpy as np
 import pytest
 import torch
-from conftest import normals
+from conftest import agent_of, newest, noise_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_analysis import run_folder
 from test_leapfrog import SPACES, kinked, min_q, place  # noqa: F401
 
-CPU = torch.device("cpu")
-
 
 def arm(name: str, **values) -> hpo.Agent:
-    return readings.ARMS[name](hpo.Args(cuda=False, batch_size=16, **values), 11, 3, CPU).double()
+    args = hpo.Args(cuda=False, batch_size=16, **values)
+    return play.build(hpo, args, 11, 3, readings.ARMS.get(name, readings.Arm)).double()
 
 
 def evolved(agent, obs, x, noise, std=0.5):
-    return agent.evolve(agent.critic, agent.critic.share(obs), obs, x, noise, std)[0]
+    return agent.evolve(agent.critic, obs, x, std * noise, std)[0]
+
+
+@SPACES
+def test_an_arm_that_changes_nothing_is_sac_hpo(space):
+    """To the last bit: so what an arm overrides is all that it changes."""
+    obs, noise = normals(2, 16, 11), noise_of(2, 16, 3)
+    for steps in (0, 3):
+        plain, agent = (arm(name, leapfrog_space=space, leapfrog_steps=steps, num_seeds=2, momentum_term=True)
+                        for name in ("as-is", "none"))  # fmt: skip
+        assert type(agent) is readings.Arm and type(plain) is hpo.Agent
+        assert torch.equal(agent.policy_loss(obs, noise)[0], plain.policy_loss(obs, noise)[0])
+        assert torch.equal(agent.act(obs, noise), plain.act(obs, noise))
+        assert torch.equal(agent.evolved_mean(obs), plain.evolved_mean(obs))
 
 
 @settings(deadline=None)
@@ -46,13 +65,14 @@ def test_a_bounce_is_a_flight_between_walls(x, velocity):
 
 def test_reflected_chains_keep_volume_and_stay_inside():
     agent, obs, inner = arm("reflect", leapfrog_steps=3), normals(1, 1, 11), 0
-    agent.force.layers[-2].data *= 5  # a push that differs from place to place
+    for network in (agent.force.implicit, agent.force.gate):
+        network[2].weight.data *= 5  # a push that differs from place to place
     for seed in range(20):
         start = torch.cat([normals(3, seed=seed).tanh(), 9 * normals(3, seed=seed + 99)])
 
         def mapping(z):
-            a, share = z[None, None, :3], agent.critic.share(obs)
-            return torch.cat(agent.evolve(agent.critic, share, obs, a, z[None, None, 3:], 1.0), dim=-1)[0, 0]
+            a, rho = z[None, None].split(3, dim=-1)
+            return torch.cat(agent.evolve(agent.critic, obs, a, rho, 1.0), dim=-1)[0, 0]
 
         end, plain = (
             mapping(start),
@@ -68,7 +88,7 @@ def test_reflected_chains_keep_volume_and_stay_inside():
 def test_a_blind_force_has_no_use_for_the_critics(space):
     agent, obs, x, noise = arm("blind", leapfrog_space=space), normals(1, 16, 11), normals(1, 16, 3), normals(1, 16, 3)
     before = evolved(agent, obs, x, noise)
-    agent.critic.layers[0].data.neg_()
+    agent.critic.fc1.weight.data.neg_()
     assert torch.equal(evolved(agent, obs, x, noise), before)
     assert not torch.allclose(before, x + evolved(agent, obs, 0 * x, noise))
 
@@ -86,7 +106,7 @@ def test_a_straight_chain_is_held_constant_in_its_start_alone(space):
 @SPACES
 def test_smooth_directions_are_means(space):
     agent, obs, x = arm("smooth", leapfrog_space=space), normals(1, 16, 11), normals(1, 16, 3)
-    _, g = agent.gradient(agent.critic, agent.critic.share(obs), x)
+    _, g = agent.direction(agent.critic, obs, x)
     draws = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
     slope = 0
     near = [place(agent, x) + 0.2 * sign * draw for draw in draws for sign in (1, -1)]
@@ -101,11 +121,11 @@ def test_smooth_directions_are_means(space):
 @SPACES
 def test_averaged_directions_are_means_of_directions(space):
     """Of the plain agent's g at positions two by two on either side, which are shorter than 1 where they differ."""
-    agent, plain = (arm(name, leapfrog_space=space) for name in ("averaged", "as-is"))
+    agent, plain = (arm(name, leapfrog_space=space) for name in ("averaged", "none"))
     obs, x = normals(1, 16, 11), 3 * normals(1, 16, 3)
-    share, draws = plain.critic.share(obs), torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
-    actions, g = agent.gradient(agent.critic, share, x)
-    near = [plain.gradient(plain.critic, share, x + 0.2 * sign * draw)[1] for draw in draws for sign in (1, -1)]
+    draws = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
+    actions, g = agent.direction(agent.critic, obs, x)
+    near = [plain.direction(plain.critic, obs, x + 0.2 * sign * draw)[1] for draw in draws for sign in (1, -1)]
     assert torch.equal(actions, place(agent, x)) and torch.allclose(g, torch.stack(near).mean(0))
     lengths = g.norm(dim=-1)
     assert (lengths <= 1 + 1e-12).all() and (lengths < 0.999).any()
@@ -115,35 +135,32 @@ def test_the_prior_is_in_the_potential():
     agent, obs, u = arm("prior", leapfrog_space="pre-tanh"), normals(1, 16, 11), normals(1, 16, 3).requires_grad_()
     potential = -min_q(agent, obs)(u.tanh()) / agent.args.alpha - torch.log1p(-u.tanh().square()).sum(-1)
     (gradient,) = torch.autograd.grad(potential.sum(), u)
-    _, g = agent.gradient(agent.critic, agent.critic.share(obs), u.detach())
+    _, g = agent.direction(agent.critic, obs, u.detach())
     assert torch.allclose(g, torch.nn.functional.normalize(gradient, dim=-1), rtol=1e-6)
 
 
 def test_still_arms_have_no_momentum_where_they_say():
-    obs, noise, acting = normals(2, 16, 11), normals(2, 3, 16, 3), normals(2, 2, 3)
-    other, moved = noise.clone(), acting.clone()
-    other[:, 2] += 1
-    moved[:, 1] += 1
+    obs, noise = normals(2, 16, 11), noise_of(2, 16, 3)
+    other = noise._replace(momentum=noise.momentum + 1)
     arms = ("as-is", True, True), ("still", False, True), ("still-both", False, False), ("plain", True, False)
     for name, trains, explores in arms:
         agent = arm(name, num_seeds=2)
         assert torch.equal(agent.policy_loss(obs, noise)[0], agent.policy_loss(obs, other)[0]) is not trains
-        assert torch.equal(agent.act(obs[:, 0], acting), agent.act(obs[:, 0], moved)) is not explores
-    base = agent.policy.sample(obs[:, :1], acting[:, :1])[0][:, 0]
-    assert torch.equal(agent.act(obs[:, 0], acting), base)
+        assert torch.equal(agent.act(obs, noise), agent.act(obs, other)) is not explores
+    assert torch.equal(agent.act(obs, noise), agent.policy.sample(obs, noise.action)[0].tanh())
 
 
 @SPACES
 def test_what_evaluation_may_draw(space):
     """The mean's a_0 and training's or exploration's ρ_0, as the policy's loss evolves them; ρ_0 anew at every step."""
     agent, obs = arm("as-is", leapfrog_space=space, num_seeds=2, momentum_std_train=0.7).float(), normals(2, 5, 11)
-    played, noise = drawn.policies(agent), torch.zeros(2, 3, 5, 3)
+    played, zero = drawn.policies(agent), torch.zeros(2, 5, 3)
     generator = torch.Generator().manual_seed(0)
     for name, std in (("ρ0 as in training", 0.7), ("ρ0 as in exploration", 1.5)):
-        noise[:, 2] = torch.randn(2, 5, 3, generator=generator.manual_seed(0))
+        momentum = torch.randn(2, 5, 3, generator=generator.manual_seed(0))
         agent.args.momentum_std_train = std
         with torch.no_grad():
-            x = agent.policy_loss(obs.float(), noise)[2]
+            x = agent.policy_loss(obs.float(), gap.Noise(zero, zero, momentum, zero))[1]["position"]
             first, second = (played[name](obs.float()) for _ in range(2))
         assert torch.allclose(first, place(agent, x).clamp(-1, 1), atol=1e-6)
         assert (first - second).abs().max() > 0.01
@@ -161,6 +178,7 @@ def test_differences_of_evaluations_are_paired():
 def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
     """With what `drawn` writes, its own --show prints the same table."""
     folder, flags = tmp_path / "run", ["--total-timesteps", "40", "--learning-starts", "20", "--batch-size", "8"]
+    flags += ["--random-steps", "20"]
     flags += ["--env-id", "Hopper-v4", "--num-seeds", "2", "--no-cuda", "--no-compile", "--eval-episodes", "1"]
     script = [sys.executable, readings.__file__, "train", "averaged", *flags]
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
@@ -170,7 +188,7 @@ def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2 and "is a run of analysis/experiments/readings.py train averaged" in done.stderr
     subprocess.run([*script[:4], "--resume", str(folder), "--total-timesteps", "60"], cwd=tmp_path, check=True)
-    assert type(drawn.armed(folder)) is readings.Averaged and readings.hpo.Agent is hpo.Agent
+    assert type(drawn.armed(folder)) is readings.Averaged
     args = drawn.Args((folder,), episodes=1, output=tmp_path / "drawn.csv")
     assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 60 | 2 |" in drawn.main(
         args
@@ -193,12 +211,96 @@ def test_collecting_writes_over_no_other_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sees_g", [True, False])
 def test_bias_tells_gradients_apart(kinked, sees_g):  # noqa: F811
     """On the agent with one kink: back-propagation is the truth for a force blind to g, and off by a fifth else."""
-    kinked.force.layers[-1].data[0], kinked.force.layers[-1].data[1] = 0.4, 50.0 if sees_g else -50.0
-    noise, policy = normals(1, 3, 100_000, 1), kinked.policy
-    policy.layers[-1].data[0, 0] = 0.1
+    kinked.force.implicit[2].bias.data[:], kinked.force.gate[2].bias.data[:] = 0.4, 50.0 if sees_g else -50.0
+    noise, policy = noise_of(1, 100_000, 1), kinked.policy
+    policy.mean.bias.data[:] = 0.1
     ours, truth = bias.gradients(kinked, torch.zeros(1, 1, 1).double(), noise).flatten()
     assert (abs(ours - truth) > 0.1 * abs(truth)) == sees_g and (abs(ours - truth) < 0.02 * abs(truth)) != sees_g
     assert kinked.policy is policy
+
+
+def test_bias_reads_what_a_run_leaves():
+    """The agent, of its arm's class, and states that it stored."""
+    args = ["--env-id=Drift-v0", "--total-timesteps=60", "--random-steps=40", "--learning-starts=40", "--num-seeds=2"]
+    assert readings.train("smooth", [*args, "--batch-size=8", "--eval-episodes=1", "--no-cuda"]) == 0
+    agent, states = bias.load(newest())
+    assert type(agent) is readings.Smooth and states.shape == (2, bias.STATES, 1) and (states.abs() <= 1).all()
+    weights = torch.load(newest() / "agent.pt", weights_only=True)["agent"]
+    assert all(torch.equal(weights[name], value) for name, value in agent.state_dict().items())
+    with pytest.raises(Refused, match="is no finished run"):
+        bias.load(run_folder("sac", "sac_continuous", 1, [1.0]))
+
+
+# -------------------------------------------------------------------------------------------------------------- starts
+@pytest.fixture
+def launched(monkeypatch):
+    """What a start would launch: its script, flags, agent and program. What it changes is put back after the test."""
+    for script in (sac, hpo):
+        monkeypatch.setattr(script, "start", script.start)
+        monkeypatch.setattr(script.Policy, "forward", script.Policy.forward)
+    monkeypatch.setattr(environments, "into_box", environments.into_box)
+    seen = []
+    monkeypatch.setattr(starts, "launch", lambda script, flags, **rest: seen.append((script, flags, rest)) or 0)
+    return seen
+
+
+@pytest.mark.parametrize("script", [sac, hpo])
+def test_parts_of_a_start_are_in_the_agent(script, launched):
+    """Weights reach ±√(6 / (in + out)) and pass it nowhere, biases are zero; log σ is the layer's output, clamped."""
+    reading = "sac" if script is sac else "hpo"
+    before = agent_of(script, obs_dim=40)
+    assert starts.train("none", reading, []) == 0
+    same = agent_of(script, obs_dim=40)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), same.parameters()))
+    assert starts.train("weights", reading, []) == starts.train("log-std", reading, []) == 0
+    agent, obs, count = agent_of(script, obs_dim=40, double=False), normals(1, 50, 40).float(), 0
+    for layer in agent.modules():
+        if isinstance(layer, Linear):
+            weight, bias = layer.like_pytorch()
+            bound, count = math.sqrt(6 / sum(weight.shape[-2:])), count + 1
+            assert 0.97 * bound < weight.abs().max() <= bound and (bias == 0).all()
+    assert count == (10 if script is sac else 14)
+    for scale in (1.0, 1e3):
+        agent.policy.log_std.weight.data *= scale
+        mean, log_std = agent.policy(obs)
+        hidden = agent.policy.fc2(agent.policy.fc1(obs).relu()).relu()
+        assert torch.equal(log_std, agent.policy.log_std(hidden).clamp(-20, 2)) and torch.equal(
+            mean, agent.policy.mean(hidden)
+        )
+    assert (log_std == -20).any() and (log_std == 2).any()
+
+
+def test_parts_of_a_start_are_flags(launched):
+    """Random steps and the first update, which a flag of the command line overrides."""
+    expected = {"none": (5_000, 5_000), "random": (10_000, 10_000), "updates": (5_000, 256), "all": (10_000, 256)}
+    for start, numbers in expected.items():
+        assert starts.train(start, "hpo", ["--seed", "3"]) == 0
+        script, flags, rest = launched[-1]
+        args, _ = parse(script, flags)
+        assert (args.random_steps, args.learning_starts) == numbers and (args.exp_name, args.seed) == (
+            f"start-{start}__hpo", 3)  # fmt: skip
+        assert rest == {"agent": None, "program": f"analysis/experiments/starts.py train {start} hpo"}
+    assert starts.train("all", "sac", ["--learning-starts", "7"]) == 0
+    assert parse(*launched[-1][:2])[0].learning_starts == 7
+
+
+def test_nothing_clamps_an_unclamped_action(launched):
+    """Not the chain's end, nor the environment, whose action arrives as it was; how many lie outside is logged."""
+    assert starts.train("none", "unclamped", []) == 0
+    script, flags, rest = launched[-1]
+    args = parse(script, [*flags, "--no-cuda", "--leapfrog-steps=3", "--num-seeds=2"])[0]
+    agent, obs, noise = play.build(script, args, 11, 3, rest["agent"]).double(), normals(2, 16, 11), noise_of(2, 16, 3)
+    noise = noise._replace(momentum=9 * noise.momentum)
+    action, seen = agent.act(obs, noise), agent.policy_loss(obs, noise)[1]
+    x, _ = hpo.squash(*agent.policy.sample(obs, noise.action))
+    std = args.momentum_std_explore
+    assert torch.equal(action, agent.evolve(agent.critic, obs, x, std * noise.momentum, std)[0])
+    assert (action.abs() > 1).any() and (seen["position"].abs() > 1).any()
+    seen |= {"q_losses": normals(2, 2), "q_values": normals(2, 2), "replayed": action}
+    outside = agent.metrics(seen)["charts/clamped_fraction"]
+    assert torch.equal(outside, (seen["position"].abs() > 1).float().mean((1, 2)))
+    low, far = np.full(2, -1, np.float32), np.array([-3, 4], np.float32)
+    assert np.array_equal(environments.into_box(low, -low, far), far)
 
 
 def test_bad_input_ends_with_one_line():

@@ -23,8 +23,9 @@ from runtime.messages import fail
 
 import torch
 
-FLAGS = """--env-id Hopper-v4 --num-seeds 2 --total-timesteps 600 --learning-starts 100 --batch-size 32 --autotune
-    --eval-frequency 200 --eval-episodes 2 --checkpoint-frequency 50 --no-compile --no-cuda""".split()
+FLAGS = """--env-id Hopper-v4 --num-seeds 2 --total-timesteps 600 --random-steps 100 --learning-starts 100
+    --batch-size 32 --autotune --eval-frequency 200 --eval-episodes 2 --checkpoint-frequency 50
+    --no-compile --no-cuda""".split()
 
 
 def fingerprint(script: Path, folder: Path) -> tuple[str, str]:

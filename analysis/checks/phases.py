@@ -20,11 +20,13 @@ from analysis.report import Parser, start, table
 from runtime import device, run
 from runtime.arguments import parse
 from runtime.logs import Logs
+from runtime.seeds import optimizers
 from runtime.streams import Draws
 
 import torch
 
 STARTS, WARM_UP = 300, 300
+PARTS = {"critic_loss": "critics' loss and gradients", "policy_loss": "policy's loss and gradients"}
 
 
 def measure(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]:
@@ -42,15 +44,10 @@ def measure(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]
 
     fast, make_env, progress = device.fast, run.make_env, Logs.progress
 
-    def timed_fast(agent, learn):
-        act, learn, policies = fast(agent, learn)
-        for name, part in (("critics' loss and gradients", "critic_gradients"),
-                           ("policy's loss and gradients", "policy_gradients")):  # fmt: skip
-            setattr(agent, part, timed(name, getattr(agent, part)))
-        for optimizer in (agent.q_optimizer, agent.policy_optimizer):
-            optimizer.step = timed("Adam", optimizer.step)
+    def timed_fast(args, agent, *learns):
+        act, *learns, policies = fast(args, agent, *learns)
         agents.append(agent)
-        return timed("acting", act), timed("updates, all of it", learn), policies
+        return timed("acting", act), *(timed("updates, all of it", learn) for learn in learns), policies
 
     def timed_env(*arguments):
         env = make_env(*arguments)
@@ -59,7 +56,11 @@ def measure(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]
 
     def clocked(logs, step, line):
         stamps.append(time.perf_counter())
-        if step == STARTS + WARM_UP:
+        if step == STARTS + WARM_UP:  # every loss has been computed by now
+            for optimizer in optimizers(agents[0]):
+                losses = optimizer.functions.items()
+                optimizer.functions = {name: timed(PARTS.get(name, name), loss) for name, loss in losses}
+                optimizer.apply = timed("Adam", optimizer.apply)
             seconds.clear()
         progress(logs, step, line)
 
@@ -69,7 +70,8 @@ def measure(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]
     module.Replay.sample = timed("drawing the batch", module.Replay.sample)
     Draws.step = timed("random numbers", Draws.step)
     total = STARTS + WARM_UP + steps
-    fixed = {"learning-starts": STARTS, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
+    fixed = {"random-steps": STARTS, "learning-starts": STARTS, "total-timesteps": total, "eval-frequency": total + 1}
+    fixed["eval-episodes"] = 1
     flags = ["--compile", *argv, "--no-cuda", *(f"--{name}={value}" for name, value in fixed.items())]
     measured = run.Run(module, *parse(module, flags))
     measured.train()
@@ -81,8 +83,10 @@ def measure(script: str, steps: int, argv: list[str]) -> list[tuple[str, float]]
     whole = 1000 * (stamps[-1] - stamps[-1 - steps]) / steps
     rows = {name: 1000 * value / steps for name, value in seconds.items()}
     learn = rows.pop("updates, all of it")
-    inside = ("critics' loss and gradients", "policy's loss and gradients", "Adam", "drawing the batch")
-    rows["targets and the rest of an update"] = learn - sum(rows[name] for name in inside)
+    losses = {PARTS.get(name, name) for optimizer in optimizers(agents[0]) for name in optimizer.functions}
+    rows["targets and the rest of an update"] = learn - sum(
+        rows[name] for name in (*losses, "Adam", "drawing the batch")
+    )
     rows["logs, progress and the rest"] = whole - sum(rows.values())
     parts = sorted(rows.items(), key=lambda row: -row[1])
     if script.startswith("sac_"):  # the ablations take the gradient elsewhere, which `operations` does not count

@@ -23,11 +23,13 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from analysis.play import CPU, build
 from analysis.records import check_output, csv_text, module_of, write_whole
 from analysis.report import parsed, start
 from runtime.arguments import parse
 from runtime.checkpoints import Checkpoints, read_file
 from runtime.environments import Episodes, make_env
+from runtime.seeds import everything
 from runtime.streams import Draws
 
 import numpy as np
@@ -43,7 +45,8 @@ class Args:
     kills: int = 100  # kill: how many
     seed: int = 0  # kill: of the random moments
     flags: str = (
-        "--num-seeds 2 --batch-size 16 --learning-starts 100 --eval-frequency 100 --eval-episodes 1 --no-compile"
+        "--num-seeds 2 --batch-size 16 --random-steps 100 --learning-starts 100 --eval-frequency 100 --eval-episodes 1 "
+        "--no-compile"
     )
     steps_per_kill: int = 100  # kill: length of the run, in kills
     cuda: bool = False  # kill: on a GPU, where only deterministic kernels repeat a run to the bit
@@ -114,10 +117,11 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
     """A row for each checkpoint of a run of one seed: rows in the replay, seconds, bytes on disk, share of the time."""
     module = module_of(script)
     args, _ = parse(module, [f"--env-id={env_id}", "--no-cuda", "--no-compile"])
-    env, device = make_env(env_id), torch.device("cpu")
-    obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
-    agent, replay = module.Agent(args, obs_dim, act_dim, device), module.Replay(1, rows, obs_dim, act_dim, device)
-    draws, rng = Draws(range(1), *agent.noise_shapes(), args.batch_size, device), np.random.default_rng(0)
+    args.buffer_size = args.total_timesteps = rows
+    env = make_env(env_id)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    agent, replay = build(module, args, *sizes), build(module, args, *sizes, module.Replay)
+    draws, rng = Draws(range(1), *agent.noise_shapes(), args.batch_size, CPU), np.random.default_rng(0)
     episodes, table = Episodes([env], range(1)), []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoints = Checkpoints(Path(folder))
@@ -129,14 +133,14 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
             replay.size.fill_(count)
             start = time.perf_counter()
             for i in range(40):
-                _, noise, uniform = draws.step(count + i)
-                agent.update(replay.sample(uniform), noise)
-                episodes.step(np.zeros((1, act_dim), np.float32))
+                numbers = draws.step(count + i)
+                agent.update(replay.sample(numbers.uniform), numbers.updating)
+                episodes.step(np.zeros((1, sizes[1]), np.float32))
                 if episodes.over[0]:
                     episodes.begin(0)
             step = (time.perf_counter() - start) / 40
             start = time.perf_counter()
-            state = {"step": count, "agent": agent.tensors(), "episodes": episodes.state()}
+            state = {"step": count, "agent": everything(agent), "episodes": episodes.state()}
             checkpoints.save(state, replay)
             seconds = time.perf_counter() - start
             size = sum(path.stat().st_size for path in checkpoints.folder.iterdir())

@@ -36,6 +36,7 @@ from runtime.environments import make_env
 from runtime.logs import Logs
 from runtime.messages import fail, tell
 from runtime.run import Run
+from runtime.seeds import side_by_side
 from runtime.streams import Draws
 
 import numpy as np
@@ -140,14 +141,13 @@ def replay_rate(module, args) -> float:
     """Steps per second of the recorded acting and update alone, replayed without environments."""
     env = make_env(args.env_id)
     obs_dim, act_dim, gpu = env.observation_space.shape[0], env.action_space.shape[0], torch.device("cuda")
-    agent = module.Agent(args, obs_dim, act_dim, gpu)
-    replay = module.Replay(args.num_seeds, 10_000, obs_dim, act_dim, gpu)
+    args = dataclasses.replace(args, buffer_size=10_000, total_timesteps=10_000)
+    with side_by_side(range(args.num_seeds), gpu):
+        agent, replay = module.Agent(args, obs_dim, act_dim), module.Replay(args, obs_dim, act_dim)
     replay.rows.normal_(), replay.size.fill_(10_000)
-    act, learn, _ = device.fast(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
-    draws = Draws(range(args.num_seeds), *agent.noise_shapes(), args.batch_size, gpu)
-    acting, updating, uniform = draws.step(0)
-    state = torch.randn(args.num_seeds, obs_dim, device=gpu)
-    act(state, acting), learn(uniform, updating)
+    act, learn, *_ = device.fast(args, agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
+    numbers = Draws(range(args.num_seeds), *agent.noise_shapes(), args.batch_size, gpu).step(0)
+    act(torch.randn(args.num_seeds, obs_dim, device=gpu), numbers.acting), learn(numbers.uniform, numbers.updating)
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(2000):
@@ -167,7 +167,8 @@ def measure(script: str, warm_up: int, steps: int, argv: list[str]) -> None:
 
     Logs.progress, starts = clocked, 300
     total = starts + warm_up + steps
-    fixed = {"learning-starts": starts, "total-timesteps": total, "eval-frequency": total + 1, "eval-episodes": 1}
+    fixed = {"random-steps": starts, "learning-starts": starts, "total-timesteps": total, "eval-frequency": total + 1}
+    fixed["eval-episodes"] = 1
     args, source = parse(module, [*argv, *(f"--{name}={value}" for name, value in fixed.items())])
     Run(module, args, source).train()
     env, pixels = make_env(args.env_id, args=args), script.endswith("pixels")

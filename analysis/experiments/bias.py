@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis.experiments.readings import ARMS, hpo
+from analysis.gap import Noise
+from analysis.play import arguments_of, build
 from analysis.records import config_of, each
 from analysis.report import Parser, ranged, start, table
 from runtime.checkpoints import read_file
@@ -29,14 +31,12 @@ def load(folder: Path) -> tuple[hpo.Agent, torch.Tensor]:
     config, paths = config_of(folder), [*folder.glob("checkpoints/rows-*.pt")]
     if config["script"] != "sac_hpo_continuous" or not paths or not (folder / "agent.pt").is_file():
         fail(f"{folder} is no finished run of sac_hpo_continuous.py or of readings.py")
-    args, path = config["args"], max(paths, key=lambda path: int(path.stem.split("-")[1]))
-    rows, known = read_file(path), vars(hpo.Args())
-    saved = torch.load(folder / "agent.pt", weights_only=True, map_location="cpu")["agent"]
-    obs_dim = saved["policy.layers.0"].shape[1]
-    act_dim = rows.shape[-1] - 2 * obs_dim - 2
-    args = hpo.Args(**{name: value for name, value in args.items() if name in known and name != "resume"})
-    agent = ARMS.get(args.exp_name, hpo.Agent)(args, obs_dim, act_dim, torch.device("cpu"))
-    agent.load_state_dict(saved)
+    rows = read_file(max(paths, key=lambda path: int(path.stem.split("-")[1])))
+    saved = torch.load(folder / "agent.pt", weights_only=True, map_location="cpu")
+    args, weights = arguments_of(hpo, folder / "agent.pt", saved), saved["agent"]
+    obs_dim, act_dim = weights["policy.fc1.weight"].shape[-2], weights["policy.mean.bias"].shape[-1]
+    agent = build(hpo, args, obs_dim, act_dim, ARMS.get(args.exp_name))
+    agent.load_state_dict(weights)
     index = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:STATES]
     return agent, rows[:, index, :obs_dim]
 
@@ -52,12 +52,13 @@ class Shifted(torch.nn.Module):
         mean, log_std = self.policy(obs)
         return mean + self.shift, log_std
 
-    draw, sample = hpo.Policy.draw, hpo.Policy.sample
+    sample = hpo.Policy.sample
 
 
-def gradients(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """(2, S, d) at one state (S, 1, ds), for noise (S, 3, N, d): by back-propagation and by differences."""
-    policy, obs, seeds, d = agent.policy, obs.expand(-1, noise.shape[2], -1), len(obs), noise.shape[-1]
+def gradients(agent: hpo.Agent, obs: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """(2, S, d) at one state (S, 1, ds), for noise (S, N, d): by back-propagation and by differences."""
+    (seeds, draws, d), policy = noise.action.shape, agent.policy
+    obs = obs.expand(-1, draws, -1)
     agent.policy = Shifted(policy, torch.zeros(seeds, 1, d, requires_grad=True))
     (ours,) = torch.autograd.grad(agent.policy_loss(obs, noise)[0].sum(), agent.policy.shift)
     differences = torch.zeros(seeds, d)
@@ -75,7 +76,8 @@ def compare(folder: Path) -> list:
     agent, states = load(folder)
     generator, found = torch.Generator().manual_seed(1), []
     for _ in range(2):
-        noise = torch.randn(len(states), 3, DRAWS, agent.act_dim, generator=generator)
+        draws = torch.randn(len(states), 3, DRAWS, agent.act_dim, generator=generator)
+        noise = Noise(*draws.unbind(1), next_momentum=None)  # which the policy's loss does not read
         found.append(torch.stack([gradients(agent, state, noise) for state in states.split(1, dim=1)], dim=2))
     ours, truth = ((found[0][i] + found[1][i]).flatten(1) for i in range(2))
     halves = torch.cosine_similarity(found[0][1].flatten(1), found[1][1].flatten(1))

@@ -48,7 +48,8 @@ def logged(folder: Path) -> dict[int, dict[str, float]]:
 def keep(folder: Path) -> Path:
     """Writes a run's means into results/mcmcpo/, below the comments that `collect` gives it."""
     name, text = collect([folder])
-    name = name.replace("__matmul-precision-medium", "").replace("__learning-starts-1000", "")
+    for flag in ("matmul-precision-medium", "random-steps-1000", "learning-starts-1000"):
+        name = name.replace(f"__{flag}", "")
     comments = [line for line in text.splitlines() if line.startswith("#")]
     rows = [[step, *(f"{cells[name]:.5g}" if name in cells else "" for name in COLUMNS)]
             for step, cells in logged(folder).items()]  # fmt: skip

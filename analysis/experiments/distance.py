@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
 from analysis import ROOT, report
+from analysis.gap import Noise
 from analysis.records import check_output, config_of, csv_text, given_flags, read_rows, variant, write_whole
 from runtime.arguments import parse
 from runtime.messages import fail
@@ -32,39 +33,36 @@ PARTS = ("noise", "explicit", "implicit", "total", "played")
 COLUMNS = ("step", "seed", "momentum", *PARTS)
 
 
-def split(force: hpo.Force, obs, actions, g) -> tuple[torch.Tensor, torch.Tensor]:
-    """σ g and (1 - σ) T, (S, B, d) each, whose sum is `force(obs, actions, g)`."""
-    x = torch.cat([obs, actions, g] if force.sees_state else [actions, g], dim=-1)
-    implicit, gate = hpo.Network.forward(force, x).mT.unflatten(0, (-1, 2)).unbind(1)
-    gate = gate.sigmoid()
-    return gate * g, (1 - gate) * implicit.tanh()
+def split(force: hpo.Force, obs, action, g) -> tuple[torch.Tensor, torch.Tensor]:
+    """σ g and (1 - σ) T, (S, B, d) each, whose sum is `force(obs, action, g)`."""
+    x = torch.cat([obs, action, g] if force.sees_state else [action, g], dim=-1)
+    gate = force.gate(x)
+    return gate * g, (1 - gate) * force.implicit(x)
 
 
 @torch.no_grad()
-def moves(agent: hpo.Agent, obs: torch.Tensor, noise: torch.Tensor, std: float) -> dict[str, torch.Tensor]:
-    """The parts of x_K - x_0, (S, B, d) each, at obs (S, B, ds), for noise (S, 2, B, d) of a_0 and ρ_0."""
-    share, start = agent.critic.share(obs), agent.start(obs, noise[:, 0])[0]
-    met = []
-
-    def force(x):
-        met.append(split(agent.force, obs, *agent.gradient(agent.critic, share, x)))
-        return met[-1][0] + met[-1][1]
-
+def moves(agent: hpo.Agent, obs: torch.Tensor, noise: Noise, std: float) -> dict[str, torch.Tensor]:
+    """The parts of x_K - x_0, (S, B, d) each, at obs (S, B, ds), for noise (S, B, d) of a_0 and ρ_0."""
+    start, log_prob = agent.space.start(agent.policy, obs, noise.action)
+    momentum, met = std * noise.momentum, []
+    hook = agent.force.register_forward_hook(lambda force, inputs, _: met.append(split(force, *inputs)))
+    try:
+        end, _ = agent.evolve(agent.critic, obs, start, momentum, std)
+    finally:
+        hook.remove()
     size, stds = agent.args.step_size, hpo.momentum_stds(std, agent.args.leapfrog_steps)
-    end = hpo.leapfrog(force, start, std * noise[:, 1], size, stds, last=False)[0]
     still = torch.zeros_like(start)
-    parts = {"noise": hpo.leapfrog(lambda _: still, still, std * noise[:, 1], size, stds, last=False)[0]}
+    parts = {"noise": hpo.leapfrog(lambda _: still, still, momentum, size, stds, last=False)[0]}
     for i, name in enumerate(("explicit", "implicit")):
         forces = iter([f[i] for f in met]).__next__
         parts[name] = hpo.leapfrog(lambda _, f=forces: f(), still, still, size, stds, last=False)[0]
-    played = agent.end(end, noise[:, 0, :, 0])[0] - agent.end(start, noise[:, 0, :, 0])[0]  # densities do not matter
+    played = agent.space.end(end, log_prob)[0] - agent.space.end(start, log_prob)[0]
     return parts | {"total": end - start, "played": played}
 
 
 def train(flags: list[str]) -> int:
     """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
-    hpo.PROGRAM = PROGRAM
-    return Measured(hpo, *parse(hpo, flags)).train()
+    return Measured(hpo, *parse(hpo, flags, PROGRAM), program=PROGRAM).train()
 
 
 class Measured(Run):
@@ -75,18 +73,19 @@ class Measured(Run):
         step = self.envs.count + 1  # which this update belongs to
         if step % EVERY:
             return
-        obs, agent = self.replay.sample(self.numbers(self.envs.count)[2])[0], self.agent
+        obs, agent = self.replay.sample(self.numbers(self.envs.count).uniform).obs, self.agent
         generator = torch.Generator(obs.device).manual_seed(step)
         shape = len(self.seeds), 2, *obs.shape[1:-1], agent.act_dim
-        noise = torch.randn(shape, generator=generator, device=obs.device)
+        action, momentum = torch.randn(shape, generator=generator, device=obs.device).unbind(1)
+        noise = Noise(None, action, momentum, None)  # of which a chain has no other
         with (self.folder / "distances.csv").open("a", encoding="utf-8") as file:
             if not file.tell():
                 print(*COLUMNS, sep=",", file=file)
-            for momentum in ("train", "explore"):
-                parts = moves(agent, obs, noise, getattr(self.args, f"momentum_std_{momentum}"))
+            for which in ("train", "explore"):
+                parts = moves(agent, obs, noise, getattr(self.args, f"momentum_std_{which}"))
                 for i, seed in enumerate(self.seeds):
                     sizes = (f"{parts[part][i].square().mean().sqrt():.6g}" for part in PARTS)
-                    print(step, seed, momentum, *sizes, sep=",", file=file)
+                    print(step, seed, which, *sizes, sep=",", file=file)
 
 
 def read(path: Path) -> dict:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import records
-from analysis.experiments.readings import ARMS, hpo
-from analysis.play import START, load
+from analysis.experiments.readings import ARMS
+from analysis.play import CPU, START, load
 from analysis.report import ends, parsed, spread, start, table
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
@@ -45,9 +45,9 @@ def drawn(agent, std: float):
 
     def policy(obs):
         noise = torch.randn(*obs.shape[:2], agent.act_dim, generator=generator)
-        x, log_prob = agent.start(obs, torch.zeros_like(noise))
-        x, _ = agent.evolve(agent.critic, agent.critic.share(obs), obs, x, noise, std)
-        return agent.end(x, log_prob)[0]
+        x, log_prob = agent.space.start(agent.policy, obs, torch.zeros_like(noise))
+        x, _ = agent.evolve(agent.critic, obs, x, std * noise, std)
+        return agent.space.end(x, log_prob)[0]
 
     return policy
 
@@ -65,22 +65,17 @@ def policies(agent) -> dict:
 
 def armed(folder: Path, env_id: str | None = None):
     """A run's agent, of its arm's class."""
-    plain = hpo.Agent
-    hpo.Agent = ARMS.get(records.config_of(folder)["args"].get("exp_name"), plain)
-    try:
-        return load(folder, env_id=env_id)
-    finally:
-        hpo.Agent = plain
+    return load(folder, env_id=env_id, kind=ARMS.get(records.config_of(folder)["args"].get("exp_name")))
 
 
 def played(agent, episodes: int) -> dict:
     """Mean returns (S,) of each policy."""
-    args, cpu = agent.args, torch.device("cpu")
+    args = agent.args
     seeds = range(args.seed, args.seed + args.num_seeds)
     envs = [[make_env(args.env_id, args=args) for _ in range(episodes)] for _ in seeds]
     longest = args.eval_max_steps
     return {
-        name: evaluate(policy, envs, seeds, START, cpu, longest=longest)[0].mean(1)
+        name: evaluate(policy, envs, seeds, START, CPU, longest=longest)[0].mean(1)
         for name, policy in policies(agent).items()
     }
 

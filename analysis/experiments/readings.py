@@ -23,104 +23,128 @@ from runtime.messages import fail
 from runtime.run import launch
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 RESULTS = ROOT / "results" / "readings"
 PROGRAM = "analysis/experiments/readings.py"
 
 
-class Reflect(hpo.Agent):
+class Arm(hpo.Agent):
+    """SAC-HPO's agent, whose action and direction g at a position are a method."""
+
+    def direction(self, critic, obs, x) -> tuple[Tensor, Tensor]:
+        """a at x, and g there, (B, d) each."""
+        action = self.space.action(x)
+        return action, -F.normalize(self.slope(critic, obs, action), dim=-1)
+
+    def slope(self, critic, obs, action) -> Tensor:
+        """∇_x min(Q1, Q2) at an action, (B, d)."""
+        return self.space.gradient(hpo.action_gradient(critic, obs, action), action)
+
+    def evolve(self, critic, obs, x, momentum, std, last=False):
+        def force(x):
+            return self.force(obs, *self.direction(critic, obs, x))
+
+        return hpo.leapfrog(force, x, momentum, self.args.step_size, self.stds(std), last)
+
+    def stds(self, std: float) -> list[float]:
+        return hpo.momentum_stds(std, self.args.leapfrog_steps)
+
+
+class Reflect(Arm):
     """Action space, where a chain is reflected at the box: it stays inside, and volume is preserved, so (13) holds."""
 
-    def evolve(self, critic, share, obs, x, noise, std, last=False):
-        stds, size = hpo.momentum_stds(std, self.args.leapfrog_steps), self.args.step_size
-        f, momentum = self.force(obs, *self.gradient(critic, share, x)), std * noise
+    def evolve(self, critic, obs, x, momentum, std, last=False):
+        stds, size = self.stds(std), self.args.step_size
+        f = self.force(obs, *self.direction(critic, obs, x))
         for k in range(1, len(stds)):
             momentum = momentum - size / 2 * f
             x, momentum = bounce(x + size * momentum, momentum)
-            f = self.force(obs, *self.gradient(critic, share, x))
+            f = self.force(obs, *self.direction(critic, obs, x))
             momentum = (momentum - size / 2 * f) * (stds[k] / stds[k - 1])
         return x, momentum
 
 
-def bounce(x: torch.Tensor, momentum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def bounce(x: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
     """Position and momentum of a particle that walls at -1 and 1 have thrown back as often as it met them."""
     place = (x + 1) % 4  # a round trip is 4 long
     return 1 - (place - 2).abs(), torch.where(place < 2, momentum, -momentum)
 
 
-class Blind(hpo.Agent):
+class Blind(Arm):
     """A force that does not see g: (1 - σ_h) T_h alone, with no jumps for the gradient to miss."""
 
-    def gradient(self, critic, share, x):
-        actions = x.tanh() if self.pre_tanh else x
-        return actions, torch.zeros_like(actions)
+    def direction(self, critic, obs, x):
+        action = self.space.action(x)
+        return action, torch.zeros_like(action)
 
 
-class Straight(hpo.Agent):
+class Straight(Arm):
     """No gradient through the chain: the forces are held constant in a, so ∂a_K/∂a_0 = 1 and h learns by their sum."""
 
-    def gradient(self, critic, share, x):
-        return super().gradient(critic, share, x.detach())
+    def direction(self, critic, obs, x):
+        return super().direction(critic, obs, x.detach())
 
 
-class Around(hpo.Agent):
+class Around(Arm):
     """An agent with four places around the origin, two by two on either side, 0.2 away in each dimension on average."""
 
-    def __init__(self, args, obs_dim, act_dim, device):
-        super().__init__(args, obs_dim, act_dim, device)
+    def __init__(self, args, obs_dim, act_dim):
+        super().__init__(args, obs_dim, act_dim)
         draws = 0.2 * torch.randn(2, act_dim, generator=torch.Generator().manual_seed(0))
-        self.around = torch.stack([draws[0], -draws[0], draws[1], -draws[1]]).to(device)
+        self.around = torch.stack([draws[0], -draws[0], draws[1], -draws[1]]).to(self.log_alpha.device)
 
 
 class Smooth(Around):
     """g of a smoother critic: of the mean of ∇_a Q over four actions around a."""
 
-    def gradient(self, critic, share, x):
-        actions = x.tanh() if self.pre_tanh else x
-        slope = sum(critic.slope(share, actions.detach() + offset)[1] for offset in self.around)
-        slope = slope * (1 - actions.square()) if self.pre_tanh else slope
-        return actions, -torch.nn.functional.normalize(slope, dim=-1)
+    def slope(self, critic, obs, action):
+        slope = sum(hpo.action_gradient(critic, obs, action + offset) for offset in self.around)
+        return self.space.gradient(slope / len(self.around), action)
 
 
 class Averaged(Around):
     """The mean of g at four positions around x: shorter where they disagree."""
 
-    def gradient(self, critic, share, x):
-        actions, every = x.tanh() if self.pre_tanh else x, super().gradient  # which generators do not know
-        return actions, sum(every(critic, share, x + offset)[1] for offset in self.around) / len(self.around)
+    def direction(self, critic, obs, x):
+        every = super().direction  # which generators do not know
+        g = sum(every(critic, obs, x + offset)[1] for offset in self.around) / len(self.around)
+        return self.space.action(x), g
 
 
-class Prior(hpo.Agent):
+class Prior(Arm):
     """Pre-tanh space with the potential of a uniform prior over the box: U(u) = -Q/α - Σ log(1 - tanh²(u))."""
 
-    def gradient(self, critic, share, x):
-        actions = x.tanh()
-        slope = (
-            critic.slope(share, actions.detach())[1] * (1 - actions.square()) / self.log_alpha.exp().detach()[..., None]
-        )
-        return actions, -torch.nn.functional.normalize(slope - 2 * actions, dim=-1)
+    def slope(self, critic, obs, action):
+        return super().slope(critic, obs, action) / self.log_alpha.exp().detach().unsqueeze(-1) - 2 * action
+
+
+def still(noise):
+    """Noise whose ρ_0 is zero, if it has one."""
+    return noise._replace(momentum=torch.zeros_like(noise.momentum)) if "momentum" in noise._fields else noise
 
 
 class Still(hpo.Agent):
     """No momentum noise in training: ρ_0 = 0 in the policy's loss. Exploration keeps its own."""
 
     def policy_loss(self, obs, noise):
-        return super().policy_loss(obs, torch.cat([noise[:, :2], torch.zeros_like(noise[:, 2:])], dim=1))
+        return super().policy_loss(obs, still(noise))
 
 
 class StillBoth(Still):
     """No momentum noise at all: ρ_0 = 0 in exploration too."""
 
     def act(self, obs, noise):
-        return super().act(obs, torch.cat([noise[:, :1], torch.zeros_like(noise[:, 1:])], dim=1))
+        return super().act(obs, still(noise))
 
 
 class Plain(hpo.Agent):
     """Exploration by the base policy, as in baseline-3: the chain optimises alone."""
 
+    @torch.no_grad()
     def act(self, obs, noise):
-        with torch.no_grad():
-            return self.policy.sample(obs[:, None], noise[:, :1])[0][:, 0]
+        return hpo.squash(*self.policy.sample(obs, noise.action))[0]
 
 
 ARMS = {"as-is": hpo.Agent, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
@@ -130,8 +154,8 @@ SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meanin
 
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
-    hpo.Agent, hpo.PROGRAM = ARMS[arm], f"{PROGRAM} train {arm}"
-    return launch(hpo, ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
+    flags = ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags]
+    return launch(hpo, flags, agent=ARMS[arm], program=f"{PROGRAM} train {arm}")
 
 
 def keep(folder: Path, into: str = "") -> Path:

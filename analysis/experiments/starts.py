@@ -11,7 +11,6 @@ A start is `all`, `none`, or parts of it joined by +:
   updates    an update a step from step 256 on, instead of none before the random actions end
 """
 
-import itertools
 import math
 import sys
 from pathlib import Path
@@ -28,83 +27,58 @@ from runtime.messages import fail
 from runtime.run import launch
 
 import torch
+import torch.nn.functional as F
 
 RESULTS = ROOT / "results" / "start"
 PROGRAM = "analysis/experiments/starts.py"
 PARTS = "weights", "log-std", "random", "updates"
-FIRST_UPDATE = 256  # step of the first update with `updates`
 
 
-def xavier(original, policy):
-    """Network.__init__ with weights uniform on ±√(6 / (in + out)) and zero biases. The policy's last layer holds two
-    heads, the mean's and the log-std's, each a layer of its own where the bound is taken."""
-
-    def start(network, init, twins, sizes, activate=torch.relu_):
-        original(network, init, twins, sizes, activate)
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            heads = 2 if isinstance(network, policy) and i == len(sizes) - 2 else 1
-            weight, bias = network.layers[2 * i : 2 * i + 2]
-            bias.data.zero_()
-            bound = math.sqrt(6 / (n_in + n_out // heads))
-            for rows, generator in zip(weight.data.split(twins), init):
-                rows.uniform_(-bound, bound, generator=generator)
-
-    return start
+def xavier(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator) -> None:
+    """A script's `start` with weights uniform on ±√(6 / (in + out)) and zero biases."""
+    bound = math.sqrt(6 / sum(weight.shape))
+    weight.uniform_(-bound, bound, generator=stream)
+    bias.zero_()
 
 
-def clamped_log_std(policy, obs):
+def clamped_log_std(policy, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Policy.forward with the log-std as the network's output, clamped to [-20, 2]."""
-    mean, log_std = super(type(policy), policy).forward(obs).mT.chunk(2, dim=-1)
-    return mean, log_std.clamp(-20, 2)
-
-
-def train_early(script):
-    """A script's `train` that updates from step FIRST_UPDATE on, while actions are still random."""
-
-    def train(args, run):
-        envs = run.environments()
-        agent = script.Agent(args, envs.obs_dim, envs.act_dim, run.device)
-        capacity = min(args.buffer_size, args.total_timesteps)
-        replay = script.Replay(args.num_seeds, capacity, envs.obs_dim, envs.act_dim, run.device)
-        act, learn = run.fast(agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
-        for step in run.steps(replay):
-            acting, updating, uniform = run.numbers(step)
-            actions = envs.random_actions() if step < args.learning_starts else act(envs.obs, acting)
-            if step >= FIRST_UPDATE:
-                run.record(learn(uniform, updating))
-            replay.add(*envs.step(actions))
-
-    return train
+    x = F.relu(policy.fc1(obs))
+    x = F.relu(policy.fc2(x)) if policy.fc2 else x
+    return policy.mean(x), policy.log_std(x).clamp(-20, 2)
 
 
 class Unclamped(hpo.Agent):
     """SAC-HPO in action space, where a_K goes as it is to the critics, the replay and the environment."""
 
-    def end(self, x, log_prob):
-        return x, log_prob
+    def __init__(self, args, obs_dim, act_dim):
+        super().__init__(args, obs_dim, act_dim)
+        self.space = hpo.ACTION._replace(end=lambda x, log_prob: (x, log_prob))
+
+    def metrics(self, seen):
+        """With the share of a_K's coordinates outside of the box, under the name of those that ACTION clamps."""
+        outside = (seen["position"].abs() > 1).float().mean((-2, -1))
+        return super().metrics(seen) | ({"charts/clamped_fraction": outside} if self.args.leapfrog_steps else {})
 
 
-READINGS = {"sac": None, "hpo": hpo.Agent, "unclamped": Unclamped}
+READINGS = {"sac": None, "hpo": None, "unclamped": Unclamped}  # agents in place of the script's
 
 
 def train(start: str, reading: str, flags: list[str]) -> int:
     """A run with a start and a reading, whose names the run keeps as its --exp-name."""
     script = sac if reading == "sac" else hpo
     parts = PARTS if start == "all" else [] if start == "none" else start.split("+")
+    random = "10000" if "random" in parts else "5000"
+    flags = ["--random-steps", random, "--learning-starts", "256" if "updates" in parts else random, *flags]
     if "weights" in parts:
-        script.Network.__init__ = xavier(script.Network.__init__, script.Policy)
+        script.start = xavier
     if "log-std" in parts:
         script.Policy.forward = clamped_log_std
-    if "updates" in parts:
-        script.train = train_early(script)
-    if "random" in parts:
-        flags = ["--learning-starts", "10000", *flags]
     if reading == "unclamped":
-        hpo.Agent = Unclamped
         environments.into_box = lambda low, high, action: action.astype(low.dtype, copy=False)
         flags = ["--leapfrog-space", "action", *flags]
-    script.PROGRAM = f"{PROGRAM} train {start} {reading}"
-    return launch(script, ["--exp-name", f"start-{start}__{reading}", *flags])
+    flags = ["--exp-name", f"start-{start}__{reading}", *flags]
+    return launch(script, flags, agent=READINGS[reading], program=f"{PROGRAM} train {start} {reading}")
 
 
 def keep(folders: list[Path]) -> Path:
