@@ -62,7 +62,7 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
     of the script's class."""
     path = folder / (f"agents/step-{step}.pt" if step is not None else "agent-best.pt" if best else "agent.pt")
     try:
-        script = json.loads((folder / "config.json").read_text(encoding="utf-8"))["script"]
+        script = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["script"])
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, *BAD_CONTENT) as error:
         kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))

@@ -166,7 +166,7 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
 
     def broken(agent, *inputs):
         seen = update(agent, *inputs)
-        agent.policy.layers[0].data[0, 0, 0] = torch.nan
+        agent.policy.fc1.weight.data[0, 0, 0] = torch.nan
         return seen
 
     with monkeypatch.context() as patch:
@@ -175,7 +175,7 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     assert (folder / "agent.pt").read_bytes() == good and "not finite" in capfd.readouterr().err
 
     def infinite(agent, *inputs):
-        return update(agent, *inputs) | {"q_loss": torch.full((1, 2), torch.inf)}
+        return update(agent, *inputs) | {"q_losses": torch.full((1, 2), torch.inf)}
 
     with monkeypatch.context() as patch:
         patch.setattr(sac.Agent, "update", infinite)

@@ -17,6 +17,7 @@ import mcmcpo_langevin_continuous as langevin
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
+from analysis import play
 from runtime import arguments, flags, logs, machine, messages, products, signals
 from runtime import run as running
 from runtime.arguments import parse
@@ -28,7 +29,6 @@ from runtime.run import launch
 import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
-import play
 import pytest
 import torch
 from conftest import Drift, newest, quick
@@ -568,7 +568,7 @@ def test_play_computes_products_as_the_run_did(flags):
     agent = play.load(folder)
     assert (torch.get_float32_matmul_precision(), products.half) == inside
     envs = [[make_env("Drift-v0") for _ in range(3)] for _ in range(2)]
-    returns, _ = evaluate(agent.readings()["leapfrog"], envs, range(1, 3), 60, torch.device("cpu"))
+    returns, _ = evaluate(agent.policies()["leapfrog"], envs, range(1, 3), 60, torch.device("cpu"))
     rows = [row.split(",") for row in (folder / "evaluations.csv").read_text().splitlines()[1:]]
     assert [float(row[3]) for row in rows if row[0] == "60"] == returns.flatten().tolist()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
-from runtime import arguments, device, logs, products
+from runtime import arguments, logs, products
 from runtime import run as running
 from runtime.arguments import parse
 from runtime.environments import make_env
@@ -27,7 +27,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import newest, quick, resume, script_name, train
+from conftest import built, newest, quick, resume, script_name, train
 
 ROOT = Path(sac.__file__).parent
 
@@ -140,9 +140,9 @@ def test_no_leapfrog_steps_is_sac_through_a_whole_run():
 def test_evaluation_returns(script):
     """Against episodes stepped by hand with the policy's mean from the documented starts."""
     args = quick(script, num_seeds=2, seed=7)
-    agent = script.Agent(args, 1, 1, torch.device("cpu"))
+    agent = built(args, script.Agent, 1, 1)
     envs = [[make_env("Drift-v0") for _ in range(2)] for _ in range(2)]
-    for policy in agent.readings().values():
+    for policy in agent.policies().values():
         returns, lengths = evaluate(policy, envs, range(7, 9), 500, torch.device("cpu"))
         assert (lengths == 20).all()
         for i, seed in enumerate((7, 8)):
@@ -220,7 +220,7 @@ def test_what_a_run_leaves(script, monkeypatch):
         assert values == [(t, pytest.approx(m, rel=1e-5)) for t, m in zip((60, 120), means)]
 
     saved = torch.load(folder / "agent.pt", weights_only=True)
-    agent = script.Agent(script.Args(**saved["args"]), 1, 1, torch.device("cpu"))
+    agent = built(script.Args(**saved["args"]), script.Agent, 1, 1)
     agent.load_state_dict(saved["agent"])
     assert saved["step"] == 120
 
@@ -368,7 +368,7 @@ def test_a_run_on_a_gpu(script):
     saved = torch.load(folder / "agent.pt", weights_only=True, map_location="cpu")["agent"]
     assert all(torch.isfinite(value).all() for value in saved.values())
     args = quick(script, num_seeds=2)
-    left, right = (script.Agent(args, 11, 3, torch.device(device)) for device in ("cpu", "cuda"))
+    left, right = (built(args, script.Agent, 11, 3, device=torch.device(where)) for where in ("cpu", "cuda"))
     assert same(left.state_dict(), {name: value.cpu() for name, value in right.state_dict().items()})
 
 
