@@ -12,9 +12,10 @@ import sac_hpo_continuous as hpo
 import sac_hpo_pixels as px
 from analysis import play
 from runtime import frames as runtime_frames
+from runtime.convolutions import Conv2d, ConvTranspose2d
 from runtime.pixels import PixelEnv
 from runtime.run import launch
-from runtime.seeds import Adam, Conv2d, ConvTranspose2d, Linear, side_by_side
+from runtime.seeds import Adam, Linear, side_by_side
 
 import imageio.v3 as iio
 import numpy as np
