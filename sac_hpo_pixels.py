@@ -30,9 +30,10 @@ from typing import Literal, NamedTuple
 
 from runtime.arguments import RunArgs
 from runtime.contract import Learner
+from runtime.convolutions import Conv2d, ConvTranspose2d, Sequential
 from runtime.frames import FrameRing
 from runtime.run import Run, launch
-from runtime.seeds import Adam, Conv2d, ConvTranspose2d, LayerNorm, Linear, follow, initialise, number, uniform
+from runtime.seeds import Adam, LayerNorm, Linear, follow, initialise, number, uniform
 from runtime.streams import windows
 
 import torch
@@ -116,7 +117,7 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, dtype: torch.dtype):
         super().__init__()
-        self.convolutions = nn.Sequential(
+        self.convolutions = Sequential(
             Conv2d(channels, FILTERS, 3, stride=2), nn.ReLU(),
             Conv2d(FILTERS, FILTERS, 3), nn.ReLU(), Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
             Conv2d(FILTERS, FILTERS, 3), nn.ReLU(),
@@ -138,7 +139,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, dtype: torch.dtype):
         super().__init__()
         self.fc = Linear(LATENT, SIDE**2 * FILTERS)
-        self.convolutions = nn.Sequential(
+        self.convolutions = Sequential(
             ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(), ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
             ConvTranspose2d(FILTERS, FILTERS, 3), nn.ReLU(),
             ConvTranspose2d(FILTERS, channels, 3, stride=2, output_padding=1),

@@ -76,50 +76,6 @@ class Linear(nn.Module):
         return self.weight if self.turned else self.weight.mT, self.bias.squeeze(-2)
 
 
-class Conv2d(nn.Module):
-    """PyTorch's convolution with square filters, (.., B, in, H, W) -> (.., B, out, H', W'), with a weight for each
-    seed. It computes in its input's dtype.
-
-    Each seed has a call of its own, with channels last in memory: one call in groups took longer. The bias is added
-    apart: its gradient inside the call took as long as the weight's.
-    """
-
-    def __init__(self, n_in: int, n_out: int, size: int, **options):
-        super().__init__()
-        self.options = options
-        self.weight = nn.Parameter(torch.empty(len(Company.streams), *self.filters(n_in, n_out), size, size))
-        self.bias = nn.Parameter(torch.empty(len(Company.streams), n_out))
-        self.to(Company.device)
-        initialise(self, as_pytorch)
-
-    def filters(self, n_in: int, n_out: int) -> tuple[int, int]:
-        return n_out, n_in
-
-    def convolve(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(x, weight, **self.options)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        own = zip(x.unbind(), self.weight.to(x.dtype))
-        parts = [self.convolve(one.contiguous(memory_format=torch.channels_last), weight) for one, weight in own]
-        parts = [part.movedim(-3, -1) for part in parts]  # as they lie in memory, and shall
-        out = torch.stack(parts) if len(parts) > 1 else parts[0][None]
-        return out.movedim(-1, -3) + self.bias.to(x.dtype)[:, None, :, None, None]
-
-    def like_pytorch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights (S, out, in, size, size) and biases (S, out), as PyTorch has them."""
-        return self.weight, self.bias
-
-
-class ConvTranspose2d(Conv2d):
-    """PyTorch's transposed convolution in the same manner; its weights are (S, in, out, size, size)."""
-
-    def filters(self, n_in: int, n_out: int) -> tuple[int, int]:
-        return n_in, n_out
-
-    def convolve(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.conv_transpose2d(x, weight, **self.options)
-
-
 class LayerNorm(nn.Module):
     """PyTorch's layer norm over the last axis, (B, n) -> (B, n), with a weight for each seed."""
 
@@ -146,7 +102,7 @@ def initialise(module: nn.Module, start: Callable) -> None:
     script's own start finds each stream at its beginning: a network more after the others changes none of theirs."""
     for stream in Company.streams if start is not as_pytorch else ():
         stream.manual_seed(stream.initial_seed())
-    for layer in (layer for layer in module.modules() if isinstance(layer, Linear | Conv2d)):
+    for layer in (layer for layer in module.modules() if hasattr(layer, "like_pytorch")):
         for weights, biases, stream in zip(*layer.like_pytorch(), Company.streams):
             for weight, bias in zip(weights, biases) if biases.dim() > 1 else [(weights, biases)]:  # copies
                 first = torch.empty(weight.shape), torch.empty(bias.shape)

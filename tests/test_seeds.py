@@ -117,6 +117,14 @@ def test_minimise_is_pytorchs_adam():
         )
 
 
+def test_a_gradient_may_lie_in_memory_as_it_likes():
+    """Here transposed, as a convolution's may lie channels last: the fused kernel reads what it is given in a row."""
+    net, scale = made(Linear, 3, 30), torch.randn(3, 30, 3)
+    ours, before = Adam([net.weight], 1e-2), net.weight.detach().clone()
+    ours.minimise(lambda: ((net.weight.mT * scale).sum((-2, -1)), {}))
+    assert torch.allclose(net.weight, before - 1e-2 * scale.mT.sign(), rtol=0, atol=1e-5)
+
+
 def test_only_gradients_that_are_asked_for_are_computed(monkeypatch):
     """∇_a Q through two layers is two products, and two forward: none for weights that nobody asks about."""
     net, count, plain = made(lambda: nn.Sequential(Linear(4, 300), nn.ReLU(), Linear(300, 100))), [], products.multiply
