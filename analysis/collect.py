@@ -1,6 +1,7 @@
 """Gathers finished runs of one script on one environment into one CSV file under results/.
 
     python analysis/collect.py runs/Hopper-v4__sac_hpo_continuous__1__1795222647 [more run folders ...]
+    python analysis/collect.py --unfinished runs/..        # of a run that was stopped, what it has evaluated
 
 The file is the runs' evaluations.csv below comment lines that name each one's command, commit, machine and values. Runs
 may hold different seeds of the same arguments; seeds are refused twice, and different arguments too. Values of the
@@ -22,8 +23,8 @@ PACKAGES = ("torch", "numpy", "gymnasium", "mujoco")
 VALUES = "#   values "  # before what a run was given, whatever the script's own values become
 
 
-def finished(folder: Path, config: dict) -> list[list[str]]:
-    """The rows of a finished run's evaluations, head first. Its last checkpoint has them too, and is whole."""
+def evaluated(folder: Path, config: dict, unfinished: bool = False) -> list[list[str]]:
+    """The rows of a run's evaluations, head first. The last checkpoint of a finished one has them too, and is whole."""
     args, text = config["args"], read_text(folder / "evaluations.csv")
     step, kept = checkpoint_table(folder)
     text = kept if step == args["total_timesteps"] else text
@@ -31,13 +32,13 @@ def finished(folder: Path, config: dict) -> list[list[str]]:
         fail(f"{folder}: the last row of evaluations.csv is torn: mend it with --resume")
     rows = list(csv.reader(text.splitlines()))
     last = max((int(row[0]) for row in rows[1:]), default=0)
-    if last + args["eval_frequency"] <= args["total_timesteps"]:
+    if last + args["eval_frequency"] <= args["total_timesteps"] and not unfinished:
         fail(f"{folder} stopped at step {last} of {args['total_timesteps']}: finish it with --resume")
     return rows
 
 
-def collect(folders: list[Path]) -> tuple[str, str]:
-    """The name and the text of the results file."""
+def collect(folders: list[Path], unfinished: bool = False) -> tuple[str, str]:
+    """The name and the text of the results file, which names the step that an unfinished run has reached."""
     head, rows, columns, kinds, seeds = [], [], set(), set(), set()
     for folder in folders:
         config = config_of(folder)
@@ -47,12 +48,15 @@ def collect(folders: list[Path]) -> tuple[str, str]:
         own = set(range(args["seed"], args["seed"] + args["num_seeds"]))
         if len(kinds) > 1 or own & seeds:
             fail(f"{folder} differs from the other runs in its arguments, or repeats a seed: collect it by itself")
-        table = finished(folder, config)
+        table = evaluated(folder, config, unfinished)
         seeds |= own
         columns.add(",".join(table[0]))
         rows += table[1:]
         versions = ", ".join(f"{name} {config['packages'][name]}" for name in PACKAGES)
-        head += [*origin(config, ""), f"#   python {config['python']}, {versions}", VALUES + json.dumps(values)]
+        last = int(table[-1][0]) if table[1:] else 0
+        stopped = [f"#   stopped: evaluated up to step {last} of {args['total_timesteps']}"]
+        head += origin(config, "") + (stopped if last + args["eval_frequency"] <= args["total_timesteps"] else [])
+        head += [f"#   python {config['python']}, {versions}", VALUES + json.dumps(values)]
     try:
         rows.sort(key=lambda row: [int(cell) for cell in row[:3]])
     except ValueError:
@@ -66,8 +70,10 @@ def collect(folders: list[Path]) -> tuple[str, str]:
 
 def main(argv: list[str]) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="finished runs' folders")
-    name, text = collect(parser.parse_args(argv).folders)
+    parser.add_argument("folders", nargs="+", type=Path, help="runs' folders")
+    parser.add_argument("--unfinished", action="store_true", help="take runs that were stopped, as far as they came")
+    options = parser.parse_args(argv)
+    name, text = collect(options.folders, options.unfinished)
     write_whole(ROOT / "results" / name, text)
     print(f"{name}: {text.count(chr(10))} lines")
 

@@ -182,6 +182,9 @@ def test_collect_refuses_what_does_not_belong_together():
     one, stopped = run_folder("one", "sac_continuous", 1, [1]), run_folder("half", "sac_continuous", 2, [1], missing=1)
     with pytest.raises(Refused, match="half stopped at step 100 of 200"):
         collect.collect([stopped])
+    name, text = collect.collect([stopped], unfinished=True)
+    assert "#   stopped: evaluated up to step 100 of 200" in text.splitlines() and name == collect.collect([one])[0]
+    assert "stopped" not in collect.collect([one], unfinished=True)[1]
     for other in (
         run_folder("same", "sac_continuous", 1, [1]),
         run_folder("unlike", "sac_continuous", 2, [1], gamma=0.9),

@@ -82,13 +82,13 @@ def train(start: str, reading: str, flags: list[str]) -> int:
 
 
 def keep(folders: list[Path]) -> Path:
-    """Copies runs of one start and reading, of different seeds, to one file of results/start/."""
+    """Copies runs of one start and reading, of different seeds, to one file of results/start/, stopped ones too."""
     config = config_of(folders[0])
     args, name = config["args"], str(config["args"].get("exp_name"))
     if not name.startswith("start-") or name.count("__") != 1:
         fail(f"{folders[0]} is no run of {PROGRAM}")
     start, reading = name.removeprefix("start-").split("__")
-    text = collect(folders)[1]
+    text = collect(folders, unfinished=True)[1]
     text = text.replace(f"python {config['script']}.py", f"python {PROGRAM} train {start} {reading}")
     text = text.replace(f" --exp-name {args['exp_name']}", "")
     tuned = ["autotune"] if args["autotune"] else []
