@@ -55,7 +55,7 @@ HIDDEN = 256  # units in each hidden layer of the policy and the critics
 @dataclasses.dataclass
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
-    random_steps: int = 5_000  # first steps, whose actions are uniformly random (D12)
+    random_steps: int = 5_000  # first steps, of random actions; --learning-starts alone sets both (D12)
     learning_starts: int = 5_000  # steps before the first update (D12)
     batch_size: int = 256  # transitions in an update
     buffer_size: int = 1_000_000  # transitions kept for each seed
@@ -84,7 +84,7 @@ class Args(RunArgs):
 
 
 LIMITS = {  # smallest and largest value of each number
-    "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
     "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "dynamics_lr": (0, 1), "q_lr": (1e-12, 1),
     "exploration_noise": (0, 10), "policy_noise": (0, 10), "noise_clip": (0, 10), "policy_frequency": (1, 10**6),
     "langevin_steps": (0, 1000), "step_size": (0, 100), "langevin_hidden": (1, 10**5), "prior_updates": (1, 10**9),

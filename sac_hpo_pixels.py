@@ -52,7 +52,7 @@ class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
     env_id: str = "dm_control/cheetah-run-v0"  # dm_control/<domain>-<task>-v0
     action_repeat: int = 4  # simulator steps in a step; all numbers of steps below and above count the latter
-    random_steps: int = 1_000  # first steps, whose actions are uniformly random
+    random_steps: int = 1_000  # first steps, of random actions; --learning-starts alone sets both
     learning_starts: int = 1_000  # steps before the first update
     batch_size: int = 128  # transitions in an update
     buffer_size: int = 100_000  # transitions kept for each seed, 23 kB each
@@ -84,7 +84,7 @@ class Args(RunArgs):
 
 REPEATS = {"cheetah": 4, "finger": 2, "walker": 2, "cartpole": 8, "reacher": 4, "ball_in_cup": 4}  # SAC-AE's authors'
 LIMITS = {  # smallest and largest value of each number
-    "action_repeat": (1, 1000), "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6),
+    "action_repeat": (1, 1000), "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6),
     "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "encoder_tau": (1e-9, 1),
     "policy_frequency": (1, 10**6), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha_lr": (1e-12, 1),
     "alpha": (1e-9, 1e6), "latent_penalty": (0, 1e6), "decoder_decay": (0, 1), "leapfrog_steps": (0, 1000),

@@ -54,7 +54,7 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # D12
 @dataclasses.dataclass
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
-    random_steps: int = 5_000  # first steps, whose actions are uniformly random (D12)
+    random_steps: int = 5_000  # first steps, of random actions; --learning-starts alone sets both (D12)
     learning_starts: int = 5_000  # steps before the first update (D12)
     batch_size: int = 256  # transitions in an update
     buffer_size: int = 1_000_000  # transitions kept for each seed
@@ -79,7 +79,7 @@ TABLE = {  # HPO Table 3
     "HumanoidFlagrunHarderBullet": dict(alpha=0.05),
 }
 LIMITS = {  # smallest and largest value of each number
-    "random_steps": (0, 10**12), "learning_starts": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
     "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha": (1e-9, 1e6),
     "policy_layers": (1, 2), "num_flows": (0, 1000),
 }  # fmt: skip

@@ -148,7 +148,8 @@ def unlike(config: dict) -> dict:
     args = config["args"]
     own = vars(parse(module_of(config["script"]), ["--env-id", args["env_id"]])[0])
     names = [name for name in own if name not in (*PLACE, *LENGTH) and args.get(name, own[name]) != own[name]]
-    return {name: args[name] for name in names}
+    both = args.get("random_steps") == args.get("learning_starts")  # which --learning-starts alone sets
+    return {name: args[name] for name in names if not (both and name == "random_steps")}
 
 
 def variant(config: dict) -> list[str]:

@@ -84,8 +84,11 @@ def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tu
             given[name] = old  # what it became
         elif value != old and not (name == "total_timesteps" and value > old):
             fail(f"{flags.dashed(name)} {value} contradicts the run to resume, which has {old}: leave it out")
-    args = script.Args(**known | given)
+    alone = "learning_starts" in given and "random_steps" not in given and hasattr(script.Args, "random_steps")
+    together = {"random_steps": given["learning_starts"]} if alone and not config else {}
+    args = script.Args(**known | given | together)
     source = config["source"] if config else {name: origin if name in values else "default" for name in vars(args)}
+    source |= dict.fromkeys(together, "as --learning-starts")
     return args, source | dict.fromkeys(given.keys() - {"resume"}, "command line")
 
 
@@ -159,5 +162,6 @@ def in_range(args: RunArgs, limits: dict[str, tuple]) -> None:
         fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
     if len(args.exp_name or "") > 100:
         fail(f"--exp-name has {len(args.exp_name)} characters: it names a folder, choose at most 100")
-    if args.total_timesteps <= (starts := getattr(args, "learning_starts", 0)):
-        fail(f"--total-timesteps {args.total_timesteps} must exceed --learning-starts {starts}")
+    for name in ("learning_starts", "random_steps"):
+        if args.total_timesteps <= (first := getattr(args, name, 0)):
+            fail(f"--total-timesteps {args.total_timesteps} must exceed {flags.dashed(name)} {first}")

@@ -131,7 +131,7 @@ def quick(script, **flags):
     small = {
         "env_id": "Drift-v0",
         "total_timesteps": 120,
-        "random_steps": 40,
+        "random_steps": flags.get("learning_starts", 40),
         "learning_starts": 40,
         "batch_size": 16,
         "cuda": False,

@@ -684,3 +684,19 @@ def test_what_cannot_fit_is_refused(capfd, monkeypatch):
     refused(capfd, [*FLAGS, "--batch-size", "1000000"], "--batch-size 1000000 takes at least 8.2 GB with 1 seeds")
     flags = [*FLAGS, "--total-timesteps", "100000000", "--buffer-size", "100000000"]
     refused(capfd, flags, "--buffer-size 100000000: 2.0 GB for all seeds do not fit on cpu")
+
+
+def test_learning_starts_alone_sets_the_random_steps(member, capfd):
+    """As it did when there was one flag; both may be given, and a resumed run has its own."""
+    for argv, expected in (
+        ("--learning-starts 70", (70, 70)),
+        ("--random-steps 300 --learning-starts 70", (300, 70)),
+        ("--random-steps 300", (300, member.Args().learning_starts)),
+    ):
+        args, source = parse(member, ["--env-id", "Drift-v0", *argv.split()])
+        assert (args.random_steps, args.learning_starts) == expected
+    assert source["random_steps"] == "command line" and source["learning_starts"] == "default"
+    args, source = parse(member, ["--env-id", "Drift-v0", "--learning-starts", "70"])
+    assert source["random_steps"] == "as --learning-starts"
+    argv = "--env-id Drift-v0 --total-timesteps 100 --learning-starts 10 --random-steps 100".split()
+    assert launch(member, argv) == 2 and "must exceed --random-steps 100" in capfd.readouterr().err

@@ -182,7 +182,8 @@ def test_what_a_run_leaves(script, monkeypatch):
 
     config = json.loads((folder / "config.json").read_text())
     assert config["args"] == vars(parse(script, ["--env-id", "Drift-v0"])[0]) | {
-        "seed": 3, "num_seeds": 2, "total_timesteps": 120, "learning_starts": 40, "batch_size": 16,
+        "seed": 3, "num_seeds": 2, "total_timesteps": 120, "learning_starts": 40,
+        "random_steps": 40, "batch_size": 16,
         "eval_frequency": 60, "autotune": True, "cuda": False, "compile": False,
         "products": products.choose("highest", "auto", torch.device("cpu")),
     }  # fmt: skip
