@@ -121,11 +121,13 @@ class Logs:
                 writer.add_image("eval/reconstructions", image, step)
 
     def evaluation(self, step: int, results: dict) -> None:
-        """A row an episode, flushed; readings after the first add the column of their return."""
+        """A row an episode, on disk; readings after the first add the column of their return."""
         (returns, lengths), *others = results.values()
         for i, e in np.ndindex(returns.shape):
             values = [returns[i, e], lengths[i, e], *(other[i, e] for other, _ in others)]
-            print(step, self.seeds[i], e, *values, sep=",", file=self.csv, flush=True)
+            print(step, self.seeds[i], e, *values, sep=",", file=self.csv)
+        self.csv.flush()
+        os.fsync(self.csv.fileno())  # the last one no checkpoint follows
         metrics = {"eval/episodic_return": returns.mean(1), "eval/episodic_length": lengths.mean(1)}
         metrics |= {f"eval/episodic_return_{name}": result[0].mean(1) for name, result in list(results.items())[1:]}
         self.scalars(step, metrics)

@@ -358,6 +358,21 @@ def test_flags_that_contradict_the_run(capfd):
     assert parse(sac, ["--resume", str(folder), "--gamma", "0.99"])[0].gamma == 0.99
 
 
+def test_the_last_evaluation_is_on_disk(monkeypatch):
+    """No checkpoint follows it, which would put it there: the last sync of evaluations.csv has all of it."""
+    synced, original = {}, os.fsync
+
+    def fsync(number):
+        path = Path(f"/proc/self/fd/{number}").resolve()
+        synced[path.name] = path.read_bytes()
+        original(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = trained(total_timesteps=110, eval_frequency=40)
+    rows = (folder / "evaluations.csv").read_bytes()
+    assert rows.count(b"\n110,") == 4 and synced["evaluations.csv"] == rows
+
+
 # ------------------------------------------------------------------------------- numbers and simulators
 def test_numbers_that_go_wrong(monkeypatch, capfd):
     """NaN in one seed's critic: the run stops by the next log with its name, keeps finite checkpoints and code 1."""
