@@ -130,6 +130,7 @@ def test_tables(results):
     assert tables.differences_table(shorter) != tables.differences_table(arms)
 
 
+@pytest.mark.slow
 def test_tables_and_curves_of_run_folders(capsys):
     """As of results files; a run of one seed has no deviation, and a sweep's names stand beside the script."""
     runs = []

@@ -138,6 +138,7 @@ def test_what_figure_8_draws():
         assert torch.allclose(first[:, k, 1], (a - a.mean(1, keepdim=True)).square().mean((1, 2)).sqrt(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_and_mcmcpo_are_measured_too():
     """Without steps the objective is the plain Gaussian's; MCMC-PO's prices the divergence from its prior, at β."""
     noise = floats(noise_of(2, 6 * 2000, 3))

@@ -175,6 +175,7 @@ def test_differences_of_evaluations_are_paired():
     assert table[3] == "| E | s | 1,000 | 3 | b | 6 ± 3 | +4 | [-0, +7] |"
 
 
+@pytest.mark.slow
 def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
     """With what `drawn` writes, its own --show prints the same table."""
     folder, flags = tmp_path / "run", ["--total-timesteps", "40", "--learning-starts", "20", "--batch-size", "8"]
@@ -303,6 +304,7 @@ def test_nothing_clamps_an_unclamped_action(launched):
     assert np.array_equal(environments.into_box(low, -low, far), far)
 
 
+@pytest.mark.slow
 def test_bad_input_ends_with_one_line():
     wrong = [(readings, []), (readings, ["train", "sideways"]), (readings, ["collect", "no-such-folder"])]
     wrong += [(drawn, []), (drawn, ["no-such-folder"]), (drawn, ["--show", "no-such-file"])]
