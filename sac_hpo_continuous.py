@@ -15,11 +15,12 @@ valued, and θ and h maximise
 
     J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ]                       HPO eq. (15)
 
-A half-step is a shear and tempering a constant factor, so the bracket is the log-density of (a_K, ρ_K) but for a
-constant (eq. 13). Exploration moves its actions too, with a wider momentum; the twin critics are SAC's. The paper's
-letters move a, and do not say what an a outside the box is: --leapfrog-space action does so and clamps a_K (D6). The
-last term of (15), αβ0/2 ρ_Kᵀρ_K, is off as in the paper's practice (D4). "HPO" is the paper Hamiltonian Policy
-Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.
+A half-step is a shear and tempering a constant factor, so the bracket is the log-density of (a_K, ρ_K) but for log
+N(ρ_0) and a constant, which neither θ nor h moves (eq. 13). Exploration moves its actions too, with a momentum of its
+own width; the twin critics are SAC's. The paper's letters move a, and do not say what an a outside the box is:
+--leapfrog-space action does so and clamps a_K (D6). The last term of (15), αβ0/2 ρ_Kᵀρ_K, is off as in the paper's
+practice (D4). "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our readings of it, with
+its reason in docs/method.md.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).

@@ -15,12 +15,12 @@ a_K = tanh(u_K) is played, stored and valued, and θ maximises, by eq. (15) with
 
     J(θ) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ]
 
-Exploration moves its actions too, with a wider momentum; the twin critics are SAC's. --leapfrog-space action moves a
-itself and clamps a_K (D6). Against `sac_hpo_continuous.py` this tells what T_h and σ_h are worth. Eq. (12) does not
-divide ∇U by its length. In action space ∇U, which grows with the critics' values, then throws actions out of their
-box, and four seeds had lower returns (docs/lab/earlier.md). --no-normalize-gradient does as eq. (12) has it, and in the
-default space we cannot tell the two apart (docs/lab/readings-old-start.md). "HPO" is the paper Hamiltonian Policy
-Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.
+Exploration moves its actions too, with a momentum of its own width; the twin critics are SAC's. --leapfrog-space
+action moves a itself and clamps a_K (D6). Against `sac_hpo_continuous.py` this tells what T_h and σ_h are worth. Eq.
+(12) does not divide ∇U by its length. In action space ∇U, which grows with the critics' values, then throws actions
+out of their box, and four seeds had lower returns (docs/lab/earlier.md). --no-normalize-gradient does as eq. (12) has
+it, and in the default space we cannot tell the two apart (docs/lab/readings-old-start.md). "HPO" is the paper
+Hamiltonian Policy Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).

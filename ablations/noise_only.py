@@ -13,9 +13,9 @@ a_K = tanh(u_K) is played, stored and valued, and θ maximises, by eq. (15) with
 
     J(θ) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ]
 
-Exploration moves its actions too, with a wider momentum; the twin critics are SAC's, and evaluation, with the noise
-off, plays the Gaussian's mean. --leapfrog-space action moves a itself and clamps a_K (D6). The papers lack this
-baseline. By Table 3 the momentum moves an exploring action up to ten times as far as the force can, so against
+Exploration moves its actions too, with a momentum of its own width; the twin critics are SAC's, and evaluation, with
+the noise off, plays the Gaussian's mean. --leapfrog-space action moves a itself and clamps a_K (D6). The papers lack
+this baseline. By Table 3 the momentum moves an exploring action up to ten times as far as the force can, so against
 `sac_hpo_continuous.py` it tells whether Hamiltonian dynamics help, or only their noise does. (Against SAC, mind that
 Table 4 gives the policy one hidden layer on Ant, Humanoid and HumanoidBullet.) "HPO" is the paper Hamiltonian Policy
 Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.

@@ -1,7 +1,7 @@
 """The seed axis. A script is written for one seed; that S of them train side by side is because of what stands here.
 
-A script builds its networks of `Linear`, or `Conv2d` and its like, its temperature of `number` and its replay of
-`rows`, and works in trailing axes: `F.relu(self.fc1(x))` is (B, in) -> (B, out) there, and `loss.mean(-1)` a number.
+A script builds its networks of `Linear`, or `Conv2d` and its like, its temperature of `number` and its replay on
+`Ring`, and works in trailing axes: `F.relu(self.fc1(x))` is (B, in) -> (B, out) there, and `loss.mean(-1)` a number.
 What is built within `side_by_side` has a leading axis of length S besides, which no script sees. A loss is then a
 number for each seed; the gradient of their sum is each seed's own, Adam works element by element, and each seed draws
 from a stream of its own: no seed can influence another.

@@ -97,7 +97,7 @@ def script(request):
 
 @pytest.fixture(params=FAMILY.values(), ids=FAMILY)
 def member(request):
-    """Each script of the repository in turn."""
+    """Each script that shares SAC's form in turn."""
     return request.param
 
 
