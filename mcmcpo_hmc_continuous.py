@@ -28,9 +28,9 @@ The file is written for one seed, B stands for a batch, ds and d for the sizes o
 several seeds of it side by side (runtime/seeds.py).
 
 Of `sac_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `table`, `Agent`, `Agent.__init__`, `Agent.noise_shapes`,
-`Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss`, `Agent.update` and `Agent.metrics`; it lacks
-`squash` and `Agent.alpha_loss`; it adds `BETA_MIN`, `Dynamics`, `action_gradient`, `log_normal`, `leapfrog`, `Pid`,
-`Agent.evolve` and `Agent.evolved_mean`.
+`Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss` and `Agent.update`; it lacks `squash` and
+`Agent.alpha_loss`; it adds `BETA_MIN`, `Dynamics`, `action_gradient`, `log_normal`, `leapfrog`, `Pid`, `Agent.evolve`,
+`Agent.evolved_mean` and `Agent.metrics`.
 """
 
 import copy
@@ -41,7 +41,7 @@ import sys
 from typing import Literal, NamedTuple
 
 from runtime.arguments import RunArgs
-from runtime.contract import Learner
+from runtime.contract import Learner, twin_metrics
 from runtime.replay import Ring
 from runtime.run import Run, launch
 from runtime.seeds import Adam, Linear, follow, initialise, number, numbers, take
@@ -95,11 +95,9 @@ TABLE = {  # D10
     "Humanoid": dict(leapfrog_state=False),
 }
 LIMITS = {  # smallest and largest value of each number
-    "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
-    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "dynamics_lr": (0, 1), "q_lr": (1e-12, 1),
-    "leapfrog_steps": (0, 1000), "step_size": (1e-9, 100), "leapfrog_hidden": (1, 10**5), "prior_updates": (1, 10**9),
-    "distance_target": (1e-9, 1e3), "spread_weight": (0, 1e9), "beta": (1e-3, 1e9), "beta_max": (1e-3, 1e9),
-    "pid_p": (0, 1e6), "pid_i": (1e-9, 1e6), "pid_d": (0, 1e6), "pid_bound": (1e-3, 1e9),
+    "dynamics_lr": (0, 1), "leapfrog_steps": (0, 1000), "step_size": (1e-9, 100), "leapfrog_hidden": (1, 10**5),
+    "prior_updates": (1, 10**9), "distance_target": (1e-9, 1e3), "spread_weight": (0, 1e9), "beta": (1e-3, 1e9),
+    "beta_max": (1e-3, 1e9), "pid_p": (0, 1e6), "pid_i": (1e-9, 1e6), "pid_d": (0, 1e6), "pid_bound": (1e-3, 1e9),
 }  # fmt: skip
 BETA_MIN = 1e-3  # D21
 
@@ -262,13 +260,11 @@ class Agent(Learner):
 
     def noise_shapes(self) -> tuple[dict, dict]:
         """Standard normal numbers that a step needs, by name: to act, and to update."""
-        one, batch = (1, self.act_dim), (self.args.batch_size, self.act_dim)
-        if not self.args.leapfrog_steps:
-            return {"action": one}, {"next_action": batch, "action": batch}
-        updating = {"next_action": batch, "action": batch, "momentum": batch}
-        return {"action": one, "momentum": one}, updating | (
-            {"next_momentum": batch} if self.args.evolve_target else {}
-        )
+        one, batch, moves = (1, self.act_dim), (self.args.batch_size, self.act_dim), self.args.leapfrog_steps > 0
+        acting = ["action"] + ["momentum"] * moves
+        updating = ["next_action", "action"] + ["momentum"] * moves
+        updating += ["next_momentum"] * (moves and self.args.evolve_target)
+        return dict.fromkeys(acting, one), dict.fromkeys(updating, batch)
 
     def evolve(self, critic: Critic, obs: Tensor, prior: tuple[Tensor, Tensor], u: Tensor, momentum: Tensor) -> tuple:
         """u_K and ρ_K, (B, d) each, from u_0 and ρ_0, and the gate (B, 1) at the end.
@@ -326,25 +322,26 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(batch.obs, batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        return losses.sum(-1), {"q_losses": losses, "q_values": q.mean(-1)}
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, MCMC-PO eq. (17)."""
         (mean, log_std), prior, beta = self.policy(obs), self.prior(obs), self.pid.beta
         u = start = mean + log_std.exp() * noise.action
         distance = log_normal(noise.action, log_std)  # log π_θ(u_0)
-        seen = {"policy_std": log_std.exp().mean((-2, -1))}
+        seen = {"charts/policy_std": log_std.exp().mean((-2, -1))}
         if self.args.leapfrog_steps:
             u, momentum, gate = self.evolve(self.critic, obs, prior, u, noise.momentum)
             distance = distance + (momentum.square() - noise.momentum.square()).sum(-1) / 2  # log N(ρ_0) - log N(ρ_K)
-            seen |= {"move": (u - start).abs().mean((-2, -1)), "gate": gate.mean((-2, -1))}
+            seen |= {"charts/move": (u - start).abs().mean((-2, -1)), "charts/gate": gate.mean((-2, -1))}
         distance = distance - log_normal((u - prior[0]) / prior[1].exp(), prior[1])  # log π_θt(u_K)
         loss = beta * distance - self.critic.smaller(obs, u.tanh())
         if self.args.spread_weight:  # D26: KL of two Gaussians that differ in their spread alone
             ratio = log_std - prior[1]
             loss = loss + self.args.spread_weight * beta * (((2 * ratio).exp() - 1) / 2 - ratio).sum(-1)
         loss = loss.mean(-1)
-        return loss, seen | {"policy_loss": loss, "distance": distance}
+        return loss, seen | {"losses/actor_loss": loss, "losses/distance": distance.mean(-1), "distance": distance}
 
     def update(self, batch: "Batch", noise: NamedTuple) -> dict[str, Tensor]:
         """A step of the critics, of θ and h by turns, of the multiplier, of prior and targets; what they saw."""
@@ -362,22 +359,15 @@ class Agent(Learner):
             for old, new in zip(self.prior.parameters(), self.policy.parameters()):
                 old.copy_(torch.where(renewed, new, old))  # θ_t, D23
         follow(self.target, self.critic, self.args.tau)  # θ' ← θ' + τ (θ - θ')
-        return seen | then | {"policy_loss": first["policy_loss"], "replayed": batch.action}
+        return seen | then | {"losses/actor_loss": first["losses/actor_loss"]}
 
     def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What an update saw as numbers, under the names of the logs."""
-        metrics = {"losses/qf_loss": seen["q_losses"].mean(-1), "losses/actor_loss": seen["policy_loss"]}
-        for i in range(2):
-            metrics[f"losses/qf{i + 1}_loss"] = seen["q_losses"][..., i]
-            metrics[f"losses/qf{i + 1}_values"] = seen["q_values"][..., i]
-        metrics["losses/distance"] = seen["distance"].mean(-1)
+        """What an update saw as numbers, under the names of the logs; the multiplier, its target, the step sizes."""
+        metrics = super().metrics(seen) | {"losses/beta": self.pid.beta.detach().squeeze(-1)}
         metrics["losses/distance_target"] = torch.full_like(metrics["losses/distance"], self.pid.target)
-        metrics["losses/beta"] = self.pid.beta.detach().squeeze(-1)
-        metrics |= {f"charts/{name}": seen[name] for name in ("policy_std", "move", "gate") if name in seen}
         if self.args.leapfrog_steps:
             for i, step_size in enumerate(self.dynamics.log_step.detach().exp().squeeze(-2).unbind(-1)):
                 metrics[f"charts/step_size_{i}"] = step_size
-        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((-2, -1))  # by exploring
         return metrics
 
 
@@ -416,7 +406,8 @@ def train(args: Args, run: Run) -> None:
         random = step < args.random_steps
         action = envs.random_actions() if random else act(envs.obs, numbers.acting)  # lines 3, 4
         if step >= max(args.learning_starts, 1):
-            run.record(learn(numbers.uniform, numbers.updating))  # lines 7 to 10; on a GPU while the environment steps
+            for uniform, noise in numbers.updates:  # lines 7 to 10; on a GPU while the environment steps
+                run.record(learn(uniform, noise))
         replay.add(*envs.step(action))  # lines 5, 6
 
 

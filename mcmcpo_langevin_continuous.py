@@ -26,9 +26,9 @@ several seeds of it side by side (runtime/seeds.py).
 
 Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.__init__`, `Policy.forward`, `Agent`,
 `Agent.__init__`, `Agent.noise_shapes`, `Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss`,
-`Agent.update`, `Agent.metrics` and `train`; it lacks `LOG_STD_MIN`, `TABLE`, `table`, `Policy.sample`,
+`Agent.update` and `train`; it lacks `LOG_STD_MIN`, `TABLE`, `table`, `Policy.sample`,
 `Policy.mean_action`, `squash` and `Agent.alpha_loss`; it adds `BETA_MIN`, `Flow`, `action_gradient`, `Pid`,
-`Agent.evolve` and `Agent.evolved`.
+`Agent.evolve`, `Agent.evolved` and `Agent.metrics`.
 """
 
 import copy
@@ -38,7 +38,7 @@ import sys
 from typing import NamedTuple
 
 from runtime.arguments import RunArgs
-from runtime.contract import Learner
+from runtime.contract import Learner, twin_metrics
 from runtime.replay import Ring
 from runtime.run import Run, launch
 from runtime.seeds import Adam, Linear, follow, initialise, number, take
@@ -84,11 +84,9 @@ class Args(RunArgs):
 
 
 LIMITS = {  # smallest and largest value of each number
-    "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
-    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "dynamics_lr": (0, 1), "q_lr": (1e-12, 1),
-    "exploration_noise": (0, 10), "policy_noise": (0, 10), "noise_clip": (0, 10), "policy_frequency": (1, 10**6),
-    "langevin_steps": (0, 1000), "step_size": (0, 100), "langevin_hidden": (1, 10**5), "prior_updates": (1, 10**9),
-    "distance_target": (1e-9, 1e3), "beta": (1e-3, 1e9), "beta_max": (1e-3, 1e9),
+    "dynamics_lr": (0, 1), "exploration_noise": (0, 10), "policy_noise": (0, 10), "noise_clip": (0, 10),
+    "policy_frequency": (1, 10**6), "langevin_steps": (0, 1000), "step_size": (0, 100), "langevin_hidden": (1, 10**5),
+    "prior_updates": (1, 10**9), "distance_target": (1e-9, 1e3), "beta": (1e-3, 1e9), "beta_max": (1e-3, 1e9),
     "pid_p": (0, 1e6), "pid_i": (1e-9, 1e6), "pid_d": (0, 1e6), "pid_bound": (1e-3, 1e9),
 }  # fmt: skip
 BETA_MIN = 1e-3  # D21
@@ -267,7 +265,8 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(batch.obs, batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        return losses.sum(-1), {"q_losses": losses, "q_values": q.mean(-1)}
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor) -> tuple[Tensor, dict]:
         """Minus the objective, MCMC-PO eq. (10)."""
@@ -277,13 +276,14 @@ class Agent(Learner):
         distance = torch.linalg.vector_norm(action - self.prior(obs), dim=-1)  # before the clamp (D32)
         loss = self.pid.beta * distance - q if self.args.langevin_steps else -q
         loss = loss.mean(-1)
-        seen = {"move": (action - first).abs().mean((-2, -1)), "clamped": (action.abs() > 1).float().mean((-2, -1))}
-        return loss, seen | {"policy_loss": loss, "distance": distance}
+        seen = {"losses/actor_loss": loss, "losses/distance": distance.mean(-1), "distance": distance}
+        seen["charts/move"] = (action - first).abs().mean((-2, -1))
+        return loss, seen | {"charts/clamped_fraction": (action.abs() > 1).float().mean((-2, -1))}
 
     def update(self, batch: "Batch", noise: NamedTuple, policy: bool) -> dict[str, Tensor]:
         """A step of the critics and, if `policy`, of θ and h by turns, of the multiplier, of prior and targets; what
         they saw."""
-        seen = self.q_optimizer.minimise(self.critic_loss, batch, noise) | {"replayed": batch.action}
+        seen = self.q_optimizer.minimise(self.critic_loss, batch, noise)
         if not policy:
             return seen
         first = self.policy_optimizer.minimise(self.policy_loss, batch.obs)  # eq. (11): θ at the old h
@@ -299,21 +299,14 @@ class Agent(Learner):
                 old.copy_(torch.where(renewed, new, old))  # θ_t, D23
         follow(self.target_policy, self.policy, self.args.tau)
         follow(self.target, self.critic, self.args.tau)  # θ' ← θ' + τ (θ - θ')
-        return seen | {"policy_loss": first["policy_loss"]}
+        return seen | {"losses/actor_loss": first["losses/actor_loss"]}
 
     def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What updates saw as numbers, under the names of the logs."""
-        metrics = {"losses/qf_loss": seen["q_losses"].mean(-1)}
-        for i in range(2):
-            metrics[f"losses/qf{i + 1}_loss"] = seen["q_losses"][..., i]
-            metrics[f"losses/qf{i + 1}_values"] = seen["q_values"][..., i]
-        if "policy_loss" in seen:
-            metrics |= {"losses/actor_loss": seen["policy_loss"], "losses/distance": seen["distance"].mean(-1)}
-        if "policy_loss" in seen and self.args.langevin_steps:
+        """What updates saw as numbers, under the names of the logs; the multiplier and its target."""
+        metrics = super().metrics(seen)
+        if "losses/distance" in metrics and self.args.langevin_steps:
             metrics["losses/distance_target"] = torch.full_like(metrics["losses/distance"], self.pid.target)
             metrics["losses/beta"] = self.pid.beta.detach().squeeze(-1)
-            metrics |= {"charts/move": seen["move"], "charts/clamped_fraction": seen["clamped"]}
-        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((-2, -1))  # by exploring
         return metrics
 
 
@@ -356,8 +349,11 @@ def train(args: Args, run: Run) -> None:
         random = step < args.random_steps
         action = envs.random_actions() if random else act(envs.obs, numbers.acting)  # lines 3, 4
         if step >= max(args.learning_starts, 1):
-            learn = learn_critics if step % args.policy_frequency else learn_all
-            run.record(learn(numbers.uniform, numbers.updating))  # lines 7 to 10; on a GPU while the environment steps
+            for i, (uniform, noise) in enumerate(
+                numbers.updates
+            ):  # lines 7 to 10; on a GPU while the environment steps
+                critics_alone = (step * args.updates_per_step + i) % args.policy_frequency
+                run.record(learn_critics(uniform, noise) if critics_alone else learn_all(uniform, noise))
         replay.add(*envs.step(action))  # lines 5, 6
 
 

@@ -16,8 +16,8 @@ objective are those of `sac_hpo_continuous.py`, to the letter; read that file fi
 
 Of `sac_hpo_continuous.py` it changes `HIDDEN`, `LOG_STD_MIN`, `LOG_STD_MAX`, `Args`, `LIMITS`, `table`, `start`,
 `Policy`, `Policy.__init__`, `Policy.forward`, `Agent.__init__`, `Agent.act`, `Agent.evolved_mean`, `Agent.policies`,
-`Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`, `Agent.metrics`, `Batch`, `Replay`, `Replay.__init__`,
-`Replay.sample` and `train`; it adds `LATENT`, `FILTERS`, `SIDE`, `REPEATS`, `projection`, `Encoder`, `Decoder`,
+`Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`, `Batch`, `Replay`, `Replay.__init__`, `Replay.sample`
+and `train`; it adds `LATENT`, `FILTERS`, `SIDE`, `REPEATS`, `projection`, `Encoder`, `Decoder`,
 `Agent.base_mean`, `Agent.five_bits`, `Agent.decoder_loss` and `Agent.pictures`; it lacks `TABLE`.
 """
 
@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from runtime.arguments import RunArgs
-from runtime.contract import Learner
+from runtime.contract import Learner, twin_metrics
 from runtime.convolutions import Conv2d, ConvTranspose2d, Sequential
 from runtime.frames import FrameRing
 from runtime.run import Run, launch
@@ -64,7 +64,8 @@ class Args(RunArgs):
     q_lr: float = 1e-3  # Adam's learning rate for the critics and, once more, the encoder and the decoder
     alpha_lr: float = 1e-4  # Adam's learning rate for the temperature
     alpha: float = 0.1  # entropy temperature, with --autotune its first value
-    autotune: bool = True  # tune the temperature towards an entropy of -(action dimensions)
+    autotune: bool = True  # tune the temperature towards --target-entropy
+    target_entropy: float | None = None  # entropy that --autotune aims at; by default -(action dimensions)
     latent_penalty: float = 1e-6  # λ, of the latent's length
     decoder_decay: float = 1e-7  # weight decay of the decoder
     amp: bool = False  # bfloat16 in convolutions and decoder
@@ -84,12 +85,10 @@ class Args(RunArgs):
 
 REPEATS = {"cheetah": 4, "finger": 2, "walker": 2, "cartpole": 8, "reacher": 4, "ball_in_cup": 4}  # SAC-AE's authors'
 LIMITS = {  # smallest and largest value of each number
-    "action_repeat": (1, 1000), "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6),
-    "buffer_size": (1, 10**10), "gamma": (0, 1), "tau": (1e-9, 1), "encoder_tau": (1e-9, 1),
-    "policy_frequency": (1, 10**6), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1), "alpha_lr": (1e-12, 1),
-    "alpha": (1e-9, 1e6), "latent_penalty": (0, 1e6), "decoder_decay": (0, 1), "leapfrog_steps": (0, 1000),
-    "step_size": (0, 100), "leapfrog_hidden": (1, 10**5), "momentum_std_train": (1e-6, 1e3),
-    "momentum_std_explore": (1e-6, 1e3),
+    "action_repeat": (1, 1000), "encoder_tau": (1e-9, 1), "policy_frequency": (1, 10**6), "alpha_lr": (1e-12, 1),
+    "alpha": (1e-9, 1e6), "target_entropy": (-1e6, 1e6), "latent_penalty": (0, 1e6), "decoder_decay": (0, 1),
+    "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
+    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }  # fmt: skip
 
 
@@ -306,13 +305,11 @@ class Agent(Learner):
 
     def noise_shapes(self) -> tuple[dict, dict]:
         """Standard normal numbers that a step needs, by name: to act, and to update."""
-        one, batch = (1, self.act_dim), (self.args.batch_size, self.act_dim)
-        if not self.args.leapfrog_steps:
-            return {"action": one}, {"next_action": batch, "action": batch}
-        updating = {"next_action": batch, "action": batch, "momentum": batch}
-        return {"action": one, "momentum": one}, updating | (
-            {"next_momentum": batch} if self.args.evolve_target else {}
-        )
+        one, batch, moves = (1, self.act_dim), (self.args.batch_size, self.act_dim), self.args.leapfrog_steps > 0
+        acting = ["action"] + ["momentum"] * moves
+        updating = ["next_action", "action"] + ["momentum"] * moves
+        updating += ["next_momentum"] * (moves and self.args.evolve_target)
+        return dict.fromkeys(acting, one), dict.fromkeys(updating, batch)
 
     def evolve(self, critic: Critic, obs: Tensor, x: Tensor, momentum: Tensor, std: float, last: bool = False) -> tuple:
         """x_K and ρ_K (None unless `last`), (B, d) each, from x_0 and ρ_0."""
@@ -370,7 +367,8 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(self.encoder(batch.obs), batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        return losses.sum(-1), {"q_losses": losses, "q_values": q.mean(-1)}
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, HPO eq. (15)."""
@@ -387,11 +385,15 @@ class Agent(Learner):
         if self.args.leapfrog_steps and self.args.momentum_term:  # D4
             loss = loss + alpha / (2 * std**2) * momentum.square().sum(-1)
         loss = loss.mean(-1)
-        return loss, {"policy_loss": loss, "log_prob": log_prob, "position": x}
+        seen = {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "losses/alpha": alpha.squeeze(-1)}
+        seen["charts/clamped_fraction"] = (action.abs() >= 1).float().mean((-2, -1))
+        return loss, seen | {"log_prob": log_prob, "position": x}
 
     def alpha_loss(self, log_prob: Tensor) -> tuple[Tensor, dict]:
-        """The temperature rises while the entropy is below its target, -d (D11)."""
-        return -(self.log_alpha.exp() * (log_prob - self.act_dim)).mean(-1), {}
+        """The temperature rises while the entropy is below its target (D11)."""
+        target = -self.act_dim if self.args.target_entropy is None else self.args.target_entropy
+        loss = -(self.log_alpha.exp() * (log_prob + target)).mean(-1)
+        return loss, {"losses/alpha_loss": loss}
 
     def five_bits(self, obs: Tensor, uniform: Tensor) -> Tensor:
         """What the decoder is to give, in [-0.5, 0.5]: frames of 32 levels, and noise of one level's width on them."""
@@ -403,7 +405,7 @@ class Agent(Learner):
         latent = self.encoder(obs)
         error = (self.decoder(latent) - self.five_bits(obs, uniform)).square().mean((-4, -3, -2, -1))
         loss = error + self.args.latent_penalty * (latent.square().sum(-1) / 2).mean(-1)
-        return loss, {"decoder_loss": loss}
+        return loss, {"losses/ae_loss": loss}
 
     def update(self, batch: "Batch", noise: NamedTuple, uniform: Tensor, policy: bool) -> dict[str, Tensor]:
         """A step of critics, encoder and decoder, and amid it, if `policy`, of policy, temperature and targets."""
@@ -411,25 +413,11 @@ class Agent(Learner):
         if policy:
             seen |= self.policy_optimizer.minimise(self.policy_loss, batch.obs, noise)
             if self.args.autotune:
-                self.alpha_optimizer.minimise(self.alpha_loss, seen["log_prob"])
+                seen |= self.alpha_optimizer.minimise(self.alpha_loss, seen["log_prob"])
             follow(self.target, self.critic, self.args.tau)  # θ' ← θ' + τ (θ - θ')
             follow(self.target_encoder, self.encoder, self.args.encoder_tau)
         seen |= self.decoder_optimizer.minimise(self.decoder_loss, batch.obs, uniform)
-        return seen | {"replayed": batch.action}
-
-    def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What updates saw as numbers, under the names of the logs."""
-        metrics = {"losses/qf_loss": seen["q_losses"].mean(-1), "losses/ae_loss": seen["decoder_loss"]}
-        for i in range(2):
-            metrics[f"losses/qf{i + 1}_loss"] = seen["q_losses"][..., i]
-            metrics[f"losses/qf{i + 1}_values"] = seen["q_values"][..., i]
-        if "log_prob" in seen:
-            metrics["losses/actor_loss"], metrics["losses/entropy"] = seen["policy_loss"], -seen["log_prob"].mean(-1)
-            metrics["losses/alpha"] = self.log_alpha.detach().exp().squeeze(-1)
-            if self.args.leapfrog_steps and self.space is ACTION:
-                metrics["charts/clamped_fraction"] = (seen["position"].abs() > 1).float().mean((-2, -1))
-        metrics["charts/clamped_fraction_replay"] = (seen["replayed"].abs() >= 1).float().mean((-2, -1))  # by exploring
-        return metrics
+        return seen
 
     @torch.no_grad()
     def pictures(self, obs: Tensor) -> Tensor:
@@ -477,8 +465,11 @@ def train(args: Args, run: Run) -> None:
         random = step < args.random_steps
         action = envs.random_actions() if random else act(envs.obs, numbers.acting)  # lines 3, 4
         if step >= max(args.learning_starts, 1):
-            learn = learn_critics if step % args.policy_frequency else learn_all
-            run.record(learn(numbers.uniform, numbers.updating))  # lines 7 to 10; on a GPU while the environment steps
+            for i, (uniform, noise) in enumerate(
+                numbers.updates
+            ):  # lines 7 to 10; on a GPU while the environment steps
+                critics_alone = (step * args.updates_per_step + i) % args.policy_frequency
+                run.record(learn_critics(uniform, noise) if critics_alone else learn_all(uniform, noise))
         replay.add(*envs.step(action))  # lines 5, 6
 
 

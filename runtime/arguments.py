@@ -22,6 +22,7 @@ class RunArgs:
     seed: int = 1  # first seed
     num_seeds: int = 1  # seeds trained together: seed, seed + 1, ...
     total_timesteps: int = 1_000_000  # environment steps of each seed
+    updates_per_step: int = 1  # updates in a step, each on a batch of its own
     eval_frequency: int = 10_000  # steps between two evaluations
     eval_episodes: int = 10  # episodes in an evaluation of one seed
     eval_max_steps: int = 10_000  # where an evaluation's episode is cut if the task has no time limit
@@ -42,12 +43,20 @@ class RunArgs:
     CAMERA = False  # no flag: whether a script sees its environment by a camera
 
 
-LATER = "env_kwargs", "max_episode_steps"  # flags that older runs lack: these had the default
+LATER = (
+    "env_kwargs",
+    "max_episode_steps",
+    "updates_per_step",
+    "target_entropy",
+)  # flags that older runs lack: these had the default
 SHORT = 10_000  # updates; a run of fewer takes longer to compile than it gains (docs/speed.md)
 LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**10), "eval_frequency": (1, 10**12),
     "eval_episodes": (1, 10**4), "eval_max_steps": (1, 10**9), "max_episode_steps": (0, 10**9),
-    "checkpoint_frequency": (0, 10**12),
+    "checkpoint_frequency": (0, 10**12), "updates_per_step": (1, 1000),
+    # and of those that many methods have
+    "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
+    "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1),
 }  # fmt: skip
 LOGGING = ["exp_name", "keep_agents", "capture_video", "track", "wandb_project_name", "wandb_entity"]
 MACHINE = ["cuda", "cuda_graphs", "compile", "matmul_precision", "products"]
@@ -109,8 +118,9 @@ def resumed_config(script: ModuleType, folder: str, program: str | None) -> dict
         if (own := config.get("program")) != program:
             fail(f"--resume {folder} is a run of {own or name + '.py'}: resume it with that")
         hints, default = get_type_hints(script.Args), script.Args()
-        config["args"] = args = {name: getattr(default, name) for name in LATER} | config["args"]
-        config["source"] = dict.fromkeys(LATER, "default") | config["source"]
+        later = {name: getattr(default, name) for name in LATER if name in hints}
+        config["args"] = args = later | config["args"]
+        config["source"] = dict.fromkeys(later, "default") | config["source"]
         if odd := misfits(args, hints):
             raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(odd)}")
         if config["source"].keys() != args.keys() or not all(fits(value, str) for value in config["source"].values()):
@@ -140,7 +150,7 @@ def fits(value, hint) -> bool:
 
 def skip_compiling(args: RunArgs, source: dict[str, str]) -> RunArgs:
     """The arguments with --no-compile where nobody asked for either and a new run is too short to gain by it."""
-    short = args.total_timesteps - getattr(args, "learning_starts", 0) < SHORT
+    short = (args.total_timesteps - getattr(args, "learning_starts", 0)) * args.updates_per_step < SHORT
     if args.resume or not (args.compile and short and source["compile"] == "default"):
         return args
     source["compile"] = "short run"
@@ -156,7 +166,8 @@ def check(args: RunArgs, limits: dict[str, tuple]) -> None:
 def in_range(args: RunArgs, limits: dict[str, tuple]) -> None:
     """Refuses values out of range, and those that do not go together."""
     for name, (low, high) in (LIMITS | limits).items():
-        if not low <= getattr(args, name) <= high:  # refuses NaN too
+        value = getattr(args, name, None)
+        if value is not None and not low <= value <= high:  # refuses NaN too
             fail(f"{flags.dashed(name)} is {getattr(args, name)}: choose a value from {low} to {high}")
     if args.seed + args.num_seeds > 2**32:
         fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")

@@ -37,9 +37,17 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def metrics(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What updates saw, as numbers under CleanRL's metric names."""
-        raise NotImplementedError
+        """What updates saw, as numbers for the logs: of what they returned, names like `losses/actor_loss`."""
+        return {name: value for name, value in seen.items() if "/" in name}
 
     def pictures(self, obs: Tensor) -> Tensor | None:
         """For TensorBoard, an image (3, H, W) in [0, 1] of eight observations from all over the replay."""
         return None
+
+
+def twin_metrics(losses: Tensor, values: Tensor) -> dict[str, Tensor]:
+    """Losses and mean values of twin critics, (2,) each, under CleanRL's names."""
+    names = {"losses/qf_loss": losses.mean(-1)}
+    for i in range(2):
+        names |= {f"losses/qf{i + 1}_loss": losses[..., i], f"losses/qf{i + 1}_values": values[..., i]}
+    return names

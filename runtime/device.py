@@ -85,9 +85,10 @@ def warm_up(agent, draws, shape: tuple[int, ...], act, *learns) -> float:
     """Acts and learns once, so that all is compiled before the run begins; puts back what that changed. The seconds."""
     start, kept = time.monotonic(), [(x, x.clone()) for x in everything(agent)]
     numbers = draws.step(0)  # not copies, whose strides would be others
-    act(torch.zeros(shape, device=numbers.uniform.device), numbers.acting)
+    uniform, noise = numbers.updates[0]
+    act(torch.zeros(shape, device=uniform.device), numbers.acting)
     for learn in learns:
-        learn(numbers.uniform, numbers.updating)
+        learn(uniform, noise)
     for x, old in kept:
         x.copy_(old)
     return time.monotonic() - start

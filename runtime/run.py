@@ -79,15 +79,17 @@ class Run:
 
     def fast(self, agent, *learns) -> tuple:
         """Acting, (S, ds) array and noise -> (S, d) actions, and each way of learning, as fast as the flags say."""
-        self.agent, self.draws = agent, Draws(self.seeds, *agent.noise_shapes(), self.args.batch_size, self.device)
-        act, *learns, self.policies = device.fast(self.args, agent, *learns)
-        if self.args.compile:
+        args, shapes = self.args, agent.noise_shapes()
+        self.agent = agent
+        self.draws = Draws(self.seeds, *shapes, args.batch_size, self.device, args.updates_per_step)
+        act, *learns, self.policies = device.fast(args, agent, *learns)
+        if args.compile:
             print("compiling, about half a minute ...", flush=True)
             device.warm_up(agent, self.draws, self.envs.obs.shape, act, *learns)
         return device.Acting(act, self.envs.obs.shape, self.device), *learns
 
     def numbers(self, step: int) -> Numbers:
-        """The random numbers of a step: normal ones for acting and for updating, uniform ones for drawing the batch."""
+        """The random numbers of a step: normal ones for acting, and for each update uniform and normal ones."""
         return self.draws.step(step)
 
     def record(self, seen: dict[str, torch.Tensor]) -> None:

@@ -32,23 +32,25 @@ def gpu_seed(seed: int, block: int) -> int:
 
 
 class Numbers(NamedTuple):
-    """The random numbers of a step: normal ones by name, (S, ..) each, and uniform ones (S, B) in [0, 1)."""
+    """The random numbers of a step: normal ones by name, (S, ..) each, for acting; and for each update uniform ones
+    (S, B) in [0, 1), which draw its batch, and normal ones."""
 
     acting: NamedTuple
-    updating: NamedTuple
-    uniform: torch.Tensor
+    updates: list[tuple[torch.Tensor, NamedTuple]]
 
 
 class Draws:
-    """The random numbers of each step, drawn for BLOCK steps at once. `acting` and `updating` are shapes by name."""
+    """The random numbers of each step and its updates, drawn for BLOCK steps at once. `acting` and `updating` are
+    shapes by name."""
 
-    def __init__(self, seeds: range, acting: dict, updating: dict, batch: int, device: torch.device):
+    def __init__(self, seeds: range, acting: dict, updating: dict, batch: int, device: torch.device, updates: int = 1):
         self.seeds, self.block = seeds, -1
         self.stream = torch.Generator(device) if device.type == "cuda" else None
-        self.kinds = [namedtuple("Noise", shapes)(*shapes.values()) for shapes in (acting, updating)]
-        self.sizes = [math.prod(shape) for shapes in (acting, updating) for shape in shapes.values()]
+        acting, updating = (namedtuple("Noise", shapes)(*shapes.values()) for shapes in (acting, updating))
+        self.kinds = [acting] + [updating] * updates
+        self.sizes = [math.prod(shape) for kind in self.kinds for shape in kind]
         self.normal = torch.empty(len(seeds), BLOCK, sum(self.sizes), device=device)
-        self.uniform = torch.empty(len(seeds), BLOCK, batch, device=device, dtype=torch.double)
+        self.uniform = torch.empty(len(seeds), BLOCK, updates, batch, device=device, dtype=torch.double)
 
     def draw(self, block: int) -> None:
         self.block = block
@@ -65,7 +67,7 @@ class Draws:
             self.draw(step // BLOCK)
         parts = iter(self.normal[:, step % BLOCK].split(self.sizes, dim=1))
         noise = [kind._make(next(parts).view(len(self.seeds), *shape) for shape in kind) for kind in self.kinds]
-        return Numbers(*noise, self.uniform[:, step % BLOCK])
+        return Numbers(noise[0], list(zip(self.uniform[:, step % BLOCK].unbind(1), noise[1:])))
 
 
 def windows(table: torch.Tensor, uniform: torch.Tensor, size: int) -> torch.Tensor:

@@ -175,7 +175,7 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     assert (folder / "agent.pt").read_bytes() == good and "not finite" in capfd.readouterr().err
 
     def infinite(agent, *inputs):
-        return update(agent, *inputs) | {"q_losses": torch.full((1, 2), torch.inf)}
+        return update(agent, *inputs) | {"losses/qf1_loss": torch.full((1,), torch.inf)}
 
     with monkeypatch.context() as patch:
         patch.setattr(sac.Agent, "update", infinite)

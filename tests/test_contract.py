@@ -69,7 +69,7 @@ class Agent(Learner):
         with torch.no_grad():
             y = batch.reward + 0.9 * (1 - batch.terminated) * self.value(batch.next_obs, self.policy(batch.next_obs))
         loss = (self.value(batch.obs, batch.action) - y).square().mean(-1)
-        return loss, {"q_loss": loss}
+        return loss, {"losses/qf_loss": loss}
 
     def policy_loss(self, obs):
         return -self.value(obs, self.policy(obs)).mean(-1), {}
@@ -77,9 +77,6 @@ class Agent(Learner):
     def update(self, batch):
         seen = self.q_optimizer.minimise(self.q_loss, batch)
         return seen | self.policy_optimizer.minimise(self.policy_loss, batch.obs)
-
-    def metrics(self, seen):
-        return {"losses/qf_loss": seen["q_loss"]}
 
 
 class Batch(NamedTuple):
@@ -109,7 +106,8 @@ def train(args, run):
         numbers = run.numbers(step)
         action = act(envs.obs, numbers.acting) if step >= args.warm_up else envs.random_actions()
         if step >= args.warm_up:
-            run.record(learn(numbers.uniform, numbers.updating))
+            for uniform, noise in numbers.updates:
+                run.record(learn(uniform, noise))
         replay.add(*envs.step(action))
 
 

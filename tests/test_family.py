@@ -310,6 +310,32 @@ def test_flows_agree_with_normflows():
             assert torch.allclose(log_det[s], expected_log_det, atol=1e-10)
 
 
+def test_updates_of_a_step_and_target_entropy(monkeypatch):
+    """Two updates a step are twice as many, each on a batch of its own; a killed run of them goes on to the bit."""
+    batches, update = [], sac.Agent.update
+
+    def counted(agent, batch, noise):
+        batches.append((batch.reward.clone(), noise.action.clone()))
+        return update(agent, batch, noise)
+
+    monkeypatch.setattr(sac.Agent, "update", counted)
+    flags = {"updates_per_step": 2, "autotune": True, "checkpoint_frequency": 50}
+    assert train(sac, quick(sac, **flags)) == 0
+    whole = newest()
+    assert len(batches) == 2 * (120 - 40)
+    assert not any(torch.equal(x, y) for a, b in zip(batches[::2], batches[1::2]) for x, y in zip(a, b))
+    assert train(sac, quick(sac, **flags, total_timesteps=60)) == 0
+    part = newest([whole])
+    assert resume(sac, part, "--total-timesteps", "120") == 0
+    left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+    agents = [agent_of(sac, num_seeds=2, autotune=True, target_entropy=x) for x in (None, -1.5)]
+    log_prob = normals(2, 16, seed=5)
+    for agent, target in zip(agents, (-3, -1.5)):
+        assert torch.allclose(agent.alpha_loss(log_prob)[0], -0.2 * (log_prob.mean(-1) + target))
+
+
 def test_no_flows_is_sac_to_the_bit():
     flags = {"double": False, "num_seeds": 2}
     left, right, flowing = agent_of(sac, **flags), agent_of(nf, num_flows=0, **flags), agent_of(nf, **flags)

@@ -41,7 +41,7 @@ def trained(script, updates, prepare, where=CPU, dtype=torch.double, drawn=None,
         if i >= 20:
             numbers = tree_map(lambda x: x.to(where), draws.step(i))
             actions.append(act(obs, numbers.acting).clone())
-            seen = learn(numbers.uniform, numbers.updating)
+            seen = learn(*numbers.updates[0])
             if i % 10 == 0:  # evaluating between two updates
                 actions.append(next(iter(policies.values()))(obs[:, None])[:, 0].clone())
     seen = {name: value.clone() for name, value in agent.metrics(seen).items()}

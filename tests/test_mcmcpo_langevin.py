@@ -116,7 +116,7 @@ def test_the_clamp_leaves_a_gradient():
         loss, seen = agent.policy_loss(obs)
         (gradient,) = torch.autograd.grad(loss.sum(), shift)
         end = agent.evolve(agent.flow, agent.critic, obs, agent.policy(obs))
-        assert seen["clamped"].item() >= 1 / 3 and (end[..., 0] > 1).all()
+        assert seen["charts/clamped_fraction"].item() >= 1 / 3 and (end[..., 0] > 1).all()
         direction = torch.nn.functional.normalize(end - agent.prior(obs), dim=-1)
         assert gradient[0, 0, 0].item() == pytest.approx(beta * direction[..., 0].mean().item(), rel=1e-9)
 
@@ -126,7 +126,7 @@ def test_where_the_prior_is_the_action_nothing_is_nan():
     agent.prior.load_state_dict(agent.policy.state_dict())
     for optimizer in (agent.policy_optimizer, agent.flow_optimizer):
         seen, gradients = optimizer.with_gradients(agent.policy_loss)(normals(1, 8, 5))
-        assert seen["policy_loss"].isfinite().all() and all(g.isfinite().all() for g in gradients)
+        assert seen["losses/actor_loss"].isfinite().all() and all(g.isfinite().all() for g in gradients)
 
 
 def test_theta_and_h_step_by_turns(monkeypatch):

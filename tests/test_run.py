@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import get_type_hints
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
@@ -188,7 +189,8 @@ def test_what_a_run_leaves(script, monkeypatch):
         "products": products.choose("highest", "auto", torch.device("cpu")),
     }  # fmt: skip
     assert config["source"]["batch_size"] == config["source"]["cuda"] == "command line"
-    assert config["source"]["alpha"] == "HPO Tables 3 and 4, row Hopper" and config["source"]["gamma"] == "default"
+    assert config["source"]["alpha"] == "HPO Tables 3 and 4, row Hopper, a tuned temperature"
+    assert config["source"]["gamma"] == "default"
     assert config["packages"]["torch"].startswith(torch.__version__.split("+")[0])
     assert re.fullmatch("[0-9a-f]{40}(-dirty)?|unknown", config["commit"])
 
@@ -204,6 +206,7 @@ def test_what_a_run_leaves(script, monkeypatch):
         losses = {f"losses/qf{i}_{what}" for i in (1, 2) for what in ("loss", "values")}
         losses |= {f"losses/{x}" for x in ("qf_loss", "actor_loss", "alpha", "alpha_loss", "entropy")}
         charts = {"SPS", "episodic_return", "episodic_length", "clamped_fraction_replay"}
+        charts |= {"clamped_fraction"} if script is hpo else set()
         charts = {f"charts/{x}" for x in charts}
         evals = {f"eval/episodic_{x}" for x in ("return", "length", "return_base")}
         assert tags == losses | charts | evals
@@ -211,7 +214,7 @@ def test_what_a_run_leaves(script, monkeypatch):
         shown = text.tensor_proto.string_val[0].decode()
         assert (
             "| batch_size | 16 | command line |" in shown
-            and "| alpha | 0.2 | HPO Tables 3 and 4, row Hopper |" in shown
+            and "| alpha | 0.2 | HPO Tables 3 and 4, row Hopper, a tuned temperature |" in shown
         )
         values = [(e.step, e.value) for e in events.Scalars("eval/episodic_return")]
         means = [
@@ -316,7 +319,7 @@ def test_plain_lines_on_a_pipe_and_ctrl_c(script):
     assert process.returncode == 130 and errors == ""
     assert re.fullmatch(r"step 60, \d+ steps/s, \d+ s left, last evaluation -\d+\.\d\n", lines[-2])
     assert lines[0].startswith(f"{script_name(script)} on Pendulum-v1, seeds 1 to 1, cpu, 1 threads: runs/")
-    assert any(line.startswith("  HPO Tables 3 and 4, row Hopper: alpha 0.2") for line in lines)
+    assert any(line.startswith("  HPO Tables 3 and 4, row Hopper, a tuned temperature: alpha 0.2") for line in lines)
     folder = Path(re.search("runs/.*", lines[0]).group())
     stopped = re.search(rf"stopped at step (\d+), [\d.]+ steps/s: {folder}", rest)
     assert torch.load(folder / "agent.pt", weights_only=True)["step"] == int(stopped.group(1)) >= 120
@@ -350,7 +353,7 @@ def test_progress_bar_on_a_terminal(script):
 def test_help_shows_the_row_in_force(script, capsys):
     for env_id, alpha, row in (
         ("Humanoid-v5", "0.05", "Humanoid"),
-        ("Pendulum-v1", "0.2", "Hopper"),
+        ("Pendulum-v1", "0.2", "Hopper, a tuned temperature"),
         ("Ant-v4", "0.2", "Ant"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -410,7 +413,7 @@ def test_a_flag_wins_over_the_table():
     assert source["alpha"] == "HPO Tables 3 and 4, row Ant" and source["gamma"] == "default"
     assert all(parse(s, [])[0] == s.Args() for s in (sac, hpo))  # the class's own values are Hopper's row
     for unknown in ("Pendulum-v1", "HopperBulletEnv-v0", "some.module:Swimmer-v4", "Drift-v0"):
-        assert parse(hpo, ["--env-id", unknown])[0] == hpo.Args(env_id=unknown)
+        assert parse(hpo, ["--env-id", unknown])[0] == hpo.Args(env_id=unknown, autotune=True)  # D11
 
 
 def test_defaults_of_both_papers(script):
@@ -516,8 +519,9 @@ def test_replay_that_does_not_fit(script, capfd, monkeypatch):
 
 
 def test_every_number_has_limits(member):
-    numbers = {name for name, value in vars(member.Args()).items() if type(value) in (int, float)}
-    assert numbers == {*arguments.LIMITS, *member.LIMITS}
+    numbers = {name for name, hint in get_type_hints(member.Args).items() if hint in (int, float, float | None)}
+    assert not {*arguments.LIMITS} & {*member.LIMITS} and {*member.LIMITS} <= numbers
+    assert numbers <= {*arguments.LIMITS, *member.LIMITS}
 
 
 @pytest.mark.parametrize(("flag", "package"), [("track", "wandb"), ("capture-video", "moviepy")])

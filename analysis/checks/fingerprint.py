@@ -24,14 +24,15 @@ from runtime.messages import fail
 import torch
 
 FLAGS = """--env-id Hopper-v4 --num-seeds 2 --total-timesteps 600 --random-steps 100 --learning-starts 100
-    --batch-size 32 --autotune --eval-frequency 200 --eval-episodes 2 --checkpoint-frequency 50
+    --batch-size 32 --eval-frequency 200 --eval-episodes 2 --checkpoint-frequency 50
     --no-compile --no-cuda""".split()
 
 
 def fingerprint(script: Path, folder: Path) -> tuple[str, str]:
     """Hashes of the evaluations and the weights that a killed and resumed run leaves."""
     options = {"cwd": folder, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-u", str(script), *FLAGS], **options)
+    tuned = ["--autotune"] if "autotune:" in script.read_text(encoding="utf-8") else []  # MCMC-PO has no temperature
+    process = subprocess.Popen([sys.executable, "-u", str(script), *FLAGS, *tuned], **options)
     run = re.search(r"runs/\S+", process.stdout.readline()).group()
     for line in process.stdout:
         if line.startswith("step 200,"):

@@ -134,7 +134,8 @@ def cost(script: str, env_id: str, rows: int, every: int = 10_000) -> list[dict]
             start = time.perf_counter()
             for i in range(40):
                 numbers = draws.step(count + i)
-                agent.update(replay.sample(numbers.uniform), numbers.updating)
+                uniform, noise = numbers.updates[0]
+                agent.update(replay.sample(uniform), noise)
                 episodes.step(np.zeros((1, sizes[1]), np.float32))
                 if episodes.over[0]:
                     episodes.begin(0)

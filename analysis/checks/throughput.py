@@ -147,7 +147,7 @@ def replay_rate(module, args) -> float:
     replay.rows.normal_(), replay.size.fill_(10_000)
     act, learn, *_ = device.fast(args, agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
     numbers = Draws(range(args.num_seeds), *agent.noise_shapes(), args.batch_size, gpu).step(0)
-    act(torch.randn(args.num_seeds, obs_dim, device=gpu), numbers.acting), learn(numbers.uniform, numbers.updating)
+    act(torch.randn(args.num_seeds, obs_dim, device=gpu), numbers.acting), learn(*numbers.updates[0])
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(2000):

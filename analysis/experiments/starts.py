@@ -55,11 +55,6 @@ class Unclamped(hpo.Agent):
         super().__init__(args, obs_dim, act_dim)
         self.space = hpo.ACTION._replace(end=lambda x, log_prob: (x, log_prob))
 
-    def metrics(self, seen):
-        """With the share of a_K's coordinates outside of the box, under the name of those that ACTION clamps."""
-        outside = (seen["position"].abs() > 1).float().mean((-2, -1))
-        return super().metrics(seen) | ({"charts/clamped_fraction": outside} if self.args.leapfrog_steps else {})
-
 
 READINGS = {"sac": None, "hpo": None, "unclamped": Unclamped}  # agents in place of the script's
 
