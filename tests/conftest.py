@@ -1,6 +1,11 @@
 """Small environments and shared fixtures. Everything runs on one CPU thread and in double precision where it counts."""
 
+import io
+import os
+import runpy
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,6 +125,30 @@ def newest(before=()):
 def resume(script, folder, *flags):
     """The exit code of a run that goes on."""
     return train(script, *parse(script, ["--resume", str(folder), *flags]))
+
+
+def forked(path, *argv, encoding="utf-8", cwd="."):
+    """Exit code, output and errors (bytes) of a program, run in a fork of this process, which has imported torch."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        sys.stdout.flush(), sys.stderr.flush()
+        if not (child := os.fork()):
+            code = 1
+            try:
+                sys.stdout, sys.stderr = (io.TextIOWrapper(f, encoding) for f in (out, err))
+                os.chdir(cwd)
+                sys.argv = [str(path), *map(str, argv)]
+                runpy.run_path(str(path), run_name="__main__")
+                code = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        return code, out.read(), err.read()
 
 
 def script_name(script):

@@ -38,7 +38,7 @@ def run_folder(name, script, seed, curve, gamma=0.99, missing=0):
     """A run of one seed: two episodes an evaluation, one below and one above the curve."""
     folder = Path(name)
     folder.mkdir()
-    args = {"env_id": "Toy-v0", "seed": seed, "num_seeds": 1, "gamma": gamma, "autotune": False, "cuda": False}
+    args = {"env_id": "Toy-v0", "seed": seed, "num_seeds": 1, "gamma": gamma, "autotune": True, "cuda": False}
     args |= {"eval_frequency": 100, "total_timesteps": 100 * max(1, len(curve) + missing)}
     source = dict.fromkeys(args, "default") | {"env_id": "command line", "cuda": "command line"}
     config = {"script": script, "args": args, "source": source, "commit": "c" * 40, "device": "cpu, 1 threads"}

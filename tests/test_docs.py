@@ -3,8 +3,7 @@
 import ast
 import re
 import shlex
-import subprocess
-import sys
+import tomllib
 from pathlib import Path
 
 import mcmcpo_hmc_continuous as hmc
@@ -15,7 +14,7 @@ import sac_hpo_pixels as px
 from analysis import landscape
 
 import pytest
-from conftest import FAMILY
+from conftest import FAMILY, forked
 
 ROOT = Path(sac.__file__).parent
 FOLDERS = "ablations", "analysis", "runtime"
@@ -131,7 +130,7 @@ def test_what_code_says_of_pages_is_there():
 
 def test_ci_runs_the_readmes_test_command():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
-    command = re.search(r"^(python3 -m venv .*-m pytest)$", readme, re.M).group(1)
+    command = re.search(r"^(python3 -m venv .*-m pytest -n 2)$", readme, re.M).group(1)
     assert command.replace("pip install", "pip install -q") in ci
 
 
@@ -145,9 +144,9 @@ def test_pages_show_what_their_commands_print():
         tables = r"/tables\.py results/|--show results/|(distance|clamped|controllers)\.py table"
         for command in (c for c in quoted if re.search(tables, c)):
             words = [path for word in shlex.split(command)[1:] for path in ([*sorted(ROOT.glob(word))] or [word])]
-            done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
-            blocks = [block for block in done.stdout.strip().split("\n\n") if block.startswith("|")]
-            assert blocks and all(block in text for block in blocks), command
+            code, out, err = forked(ROOT / words[0], *words[1:], cwd=ROOT)
+            blocks = [block for block in out.decode().strip().split("\n\n") if block.startswith("|")]
+            assert code == 0 and blocks and all(block in text for block in blocks), (command, err)
             covered |= {word for word in words if "tables.py" in command}
             count += 1
     assert covered >= {*(ROOT / "results").glob("*.csv"), *(ROOT / "results/sac_nf").glob("*.csv")} and count >= 7
@@ -159,3 +158,21 @@ def test_the_readmes_picture_is_of_actions_that_climb(tmp_path):
     values = [float(line.split("|")[2]) for line in printed.splitlines() if re.match(r"\| \d", line)]
     assert len(values) == 4 and values == sorted(values) and values[-1] > 1.4 * values[0]
     assert (tmp_path / "hills.png").stat().st_size > 30_000 and (ROOT / "docs/landscape.png").stat().st_size < 300_000
+
+
+def test_an_install_has_every_file():
+    """`pip install -e .` takes what it needs from requirements.txt, and finds every script and folder of code."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    tools = project["tool"]["setuptools"]
+    assert set(tools["py-modules"]) == {path.stem for path in ROOT.glob("*.py")}
+    folders = {
+        path.parent.relative_to(ROOT) for name in ("runtime", "analysis") for path in (ROOT / name).rglob("*.py")
+    }
+    assert set(tools["packages"]) == {".".join(folder.parts) for folder in folders}
+    assert tools["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {project['project']['version']}\n" in citation and "cff-version: 1.2.0" in citation
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    supported = (ROOT / "docs/supported.md").read_text(encoding="utf-8")
+    for name, written in (("torch", "{} is pinned"), ("mujoco", "MuJoCo {} (pinned)"), ("pybullet", "PyBullet {}")):
+        assert written.format(re.search(rf"^{name}==([\d.]+)", pins, re.M)[1]) in supported

@@ -333,7 +333,7 @@ def wait(condition, seconds=60):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a cell outlives its runner")
 def test_kills_of_the_runner_and_of_cells_lose_nothing():
     """SIGKILL of the runner and of cells at several moments, from before there is a folder to late in training."""
-    make_list(2000, 250)
+    make_list(1200, 150)
     assert finish("--jobs", "2")[0] == 0
     whole = written()
     assert len(whole) == 2
@@ -345,7 +345,7 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
         return min((max(run, default=-1) for run in steps), default=-1)
 
     rng, kills = random.Random(0), {"runner": 0, "cell": 0}
-    for target, step in [("runner", -1), ("cell", 250), ("runner", 750), ("runner", 1250)]:
+    for target, step in [("runner", -1), ("cell", 150), ("runner", 450), ("runner", 750)]:
         runner = start("--jobs", "2")
         ready = lambda step=step: processes() and furthest() >= step  # noqa: E731
         wait(lambda runner=runner, ready=ready: ready() or runner.poll() is not None)

@@ -112,7 +112,7 @@ def test_the_distance_is_a_divergence():
 def test_the_distance_equals_an_integral():
     """d = 1: KL(q_K ‖ π_θt N) over a grid of (u_K, ρ_K), q_K found by running the chain backwards."""
     agent = agent_of(hmc, 2, 1, leapfrog_steps=3, step_size=0.4, step_unit="absolute")
-    obs, n = normals(1, 1, 2), 301
+    obs, n = normals(1, 1, 2), 201
     (mean, log_std), (mean_t, log_std_t) = (tuple(x.item() for x in net(obs)) for net in (agent.policy, agent.prior))
     us, rhos = torch.linspace(mean - 6, mean + 6, n).double(), torch.linspace(-6, 6, n).double()
     grid = torch.stack(torch.meshgrid(us, rhos, indexing="ij"), dim=-1).view(1, -1, 2)

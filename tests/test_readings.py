@@ -202,7 +202,7 @@ def test_collecting_writes_over_no_other_run(tmp_path, monkeypatch):
     first, second = (run_folder(f"run{seed}", "sac_continuous", seed, [1.0, 2.0]) for seed in (1, 9))
     path = readings.keep(first)
     before = path.read_text()
-    assert path == tmp_path / "readings" / "Toy-v0__sac_continuous__no-autotune.csv" and readings.keep(first) == path
+    assert path == tmp_path / "readings" / "Toy-v0__sac_continuous.csv" and readings.keep(first) == path
     with pytest.raises(Refused, match=re.escape(f"{path} is of another run than {second}")):
         readings.keep(second)
     other = readings.keep(second, "fresh")

@@ -1,10 +1,8 @@
 """Results files and run folders as users leave them: one seed a run, torn, unlike, odd; and every program's --help."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import sac_continuous as sac
@@ -14,7 +12,7 @@ from runtime.messages import Refused
 
 import numpy as np
 import pytest
-from conftest import newest, quick, train
+from conftest import forked, newest, quick, train
 from test_analysis import run_folder
 
 PROGRAMS = [p for p in sorted((ROOT / "analysis").rglob("*.py")) if "__main__" in p.read_text(encoding="utf-8")]
@@ -25,16 +23,15 @@ def arms_of(*folders, **options):
 
 
 # --------------------------------------------------------------------------------------------------------- programs
-@pytest.mark.slow
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
-def test_every_program_says_what_it_is_for(path):
+def test_every_program_says_what_it_is_for(path, monkeypatch):
     """From any folder, in any locale, and bad flags are refused in one line."""
-    environment = os.environ | {"PYTHONIOENCODING": "iso-8859-1", "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, env=environment)
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = forked(path, "--help", encoding="iso-8859-1")
     first = path.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]
-    assert done.returncode == 0 and first.encode("iso-8859-1", "replace") in done.stdout, done.stderr
-    done = subprocess.run([sys.executable, path, "--no-such-flag"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    assert code == 0 and first.encode("iso-8859-1", "replace") in out, err
+    code, out, err = forked(path, "--no-such-flag")
+    assert code == 2 and err.count(b"\n") == 1 and not out, err
 
 
 def test_text_is_utf8_whatever_the_locale():
