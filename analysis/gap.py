@@ -55,8 +55,8 @@ class Noise(NamedTuple):
 
 
 def visited(agent) -> torch.Tensor:
-    """STATES states (S, STATES, ds) of one episode that each seed plays, evenly apart."""
-    policy, kept = next(iter(agent.policies().values())), []
+    """STATES states (S, STATES, ds) of one episode that each seed plays, evenly apart, as its networks see them."""
+    policy, kept = next(iter(agent.raw_policies().values())), []
 
     def seen(obs):
         kept.append(obs)
@@ -66,7 +66,7 @@ def visited(agent) -> torch.Tensor:
     envs = [[make_env(agent.args.env_id, args=agent.args)] for _ in seeds]
     _, lengths = evaluate(seen, envs, seeds, 2**39 + 1, CPU)
     places = [np.linspace(0, length - 1, STATES).astype(int) for length in lengths[:, 0]]
-    return torch.stack([torch.stack([kept[t][i, 0] for t in where]) for i, where in enumerate(places)])
+    return agent.sees(torch.stack([torch.stack([kept[t][i, 0] for t in where]) for i, where in enumerate(places)]))
 
 
 @torch.no_grad()

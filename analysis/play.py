@@ -25,9 +25,11 @@ from analysis.report import parsed, start, table
 from runtime import products
 from runtime.arguments import RunArgs, in_range, misfits
 from runtime.checkpoints import BAD_CONTENT
+from runtime.contract import Learner
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
 from runtime.messages import Refused, fail, said, tell_notes
+from runtime.normalisation import Normaliser
 from runtime.seeds import side_by_side
 
 import gymnasium as gym
@@ -54,7 +56,10 @@ def build(module: ModuleType, args: RunArgs, obs_dim: int, act_dim: int, kind: t
     """A script's agent for all seeds that the arguments name, on the CPU; or another kind of object, such as its
     replay or an experiment's agent."""
     with side_by_side(range(args.seed, args.seed + args.num_seeds), CPU):
-        return (kind or module.Agent)(args, obs_dim, act_dim)
+        made = (kind or module.Agent)(args, obs_dim, act_dim)
+        if args.normalize_observations and isinstance(made, Learner):
+            made.normaliser = Normaliser(obs_dim)
+    return made
 
 
 def load(folder: Path, step: int | None = None, best: bool = False, env_id: str | None = None, kind=None):
@@ -119,7 +124,7 @@ def play(args: Args) -> list[tuple]:
             fail(f"--video {args.video}: {error.strerror}; name a folder that can be written")
     for i in range(agent.args.num_seeds):
         seed = agent.args.seed + i
-        for name, policy in agent.policies().items():
+        for name, policy in agent.raw_policies().items():
             env = make_env(agent.args.env_id, mode, agent.args)
             if args.video:
                 with warnings.catch_warnings():

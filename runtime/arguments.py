@@ -19,6 +19,7 @@ class RunArgs:
     # dm_control/<domain>-<task>-v0, or module:Name-v0 from the working folder (docs/your_task.md)
     env_kwargs: dict | None = None  # the environment's own arguments: key=value .., or a JSON object
     max_episode_steps: int = 0  # time limit of an episode, instead of the environment's; 0: its own
+    normalize_observations: bool = False  # networks see observations less their running mean, over their deviation
     seed: int = 1  # first seed
     num_seeds: int = 1  # seeds trained together: seed, seed + 1, ...
     total_timesteps: int = 1_000_000  # environment steps of each seed
@@ -43,12 +44,8 @@ class RunArgs:
     CAMERA = False  # no flag: whether a script sees its environment by a camera
 
 
-LATER = (
-    "env_kwargs",
-    "max_episode_steps",
-    "updates_per_step",
-    "target_entropy",
-)  # flags that older runs lack: these had the default
+LATER = {"env_kwargs", "max_episode_steps", "normalize_observations", "start_from", "target_entropy", "updates_per_step"}
+# flags that older runs lack: these had the default
 SHORT = 10_000  # updates; a run of fewer takes longer to compile than it gains (docs/speed.md)
 LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**10), "eval_frequency": (1, 10**12),
@@ -169,6 +166,8 @@ def in_range(args: RunArgs, limits: dict[str, tuple]) -> None:
         value = getattr(args, name, None)
         if value is not None and not low <= value <= high:  # refuses NaN too
             fail(f"{flags.dashed(name)} is {getattr(args, name)}: choose a value from {low} to {high}")
+    if args.CAMERA and args.normalize_observations:
+        fail("--normalize-observations is for numbers, and this script sees frames, all of one range: leave it out")
     if args.seed + args.num_seeds > 2**32:
         fail(f"--seed {args.seed} leaves no room for {args.num_seeds} seeds below 2**32: choose a smaller one")
     if len(args.exp_name or "") > 100:

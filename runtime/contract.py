@@ -6,7 +6,8 @@ A script is a module with
     LIMITS      smallest and largest value of each number among them
     Agent       a Learner, made as Agent(args, obs_dim, act_dim)
     train       train(args, run), the loop; it asks `run` for environments and agents and plays a step for each of
-                `run.steps(replay)`, where the replay is a Ring (runtime/replay.py)
+                `run.steps(replay)`, where the replay is a Ring (runtime/replay.py) whose `sample` gives a NamedTuple
+                with `obs` and `next_obs` in it: --normalize-observations normalises these two
     table       optional: table(env_id) gives the name of a paper's row and its values, which become the defaults
 
 and it ends with `sys.exit(launch(sys.modules[__name__]))`.
@@ -23,6 +24,20 @@ class Learner(nn.Module):
 
     Whatever training changes is a parameter or belongs to an optimizer among the attributes: a checkpoint keeps both.
     """
+
+    def __init__(self):
+        super().__init__()
+        self.normaliser = None  # with --normalize-observations runtime/normalisation.py's
+
+    def sees(self, obs: Tensor) -> Tensor:
+        """Observations (B, ds) as the networks take them; all methods below take these."""
+        return self.normaliser(obs) if self.normaliser else obs
+
+    def raw_policies(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """`policies` of observations as an environment gives them."""
+        if not self.normaliser:
+            return self.policies()
+        return {name: lambda obs, policy=policy: policy(self.sees(obs)) for name, policy in self.policies().items()}
 
     def noise_shapes(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
         """Shapes of the standard normal numbers that a step needs, by name: to act, and to update."""

@@ -110,7 +110,8 @@ def fast(args, agent, *learns) -> tuple:
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 2**31 - 1), libc.mallopt(-3, 32 << 20)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     names = [f"learn {i}" for i in range(len(learns))]
-    functions = {"act": lambda obs, noise: act(obs[:, None], noise)[:, 0]} | dict(zip(names, learns)) | agent.policies()
+    functions = {"act": lambda obs, noise: act(agent.sees(obs[:, None]), noise)[:, 0]} | dict(zip(names, learns))
+    functions |= agent.raw_policies()
     if args.cuda and args.cuda_graphs:
         functions = {name: Recorded(function, agent) for name, function in functions.items()}
     return functions.pop("act"), *(functions.pop(name) for name in names), functions

@@ -142,6 +142,7 @@ class Episodes:
         self.envs, self.seeds, self.numbers, self.actions = envs, seeds, [0] * len(envs), [[] for _ in envs]
         self.count, self.pending = 0, None  # steps played; actions that an environment failed to play
         self.returns, self.over = np.zeros(len(envs)), np.zeros(len(envs), bool)
+        self.normaliser = None  # takes in each new observation: not what `load` plays again
         self.obs_dim, self.act_dim = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
         mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")  # it steps outside the GIL
         alone = any(isinstance(layer, OwnGlobals) for layer in layers(envs[0]))  # generators serve one at a time
@@ -173,6 +174,8 @@ class Episodes:
         self.obs, (rewards, terminated, truncated) = as_numbers(obs_list), map(np.array, others)
         self.returns, self.over = self.returns + rewards, terminated | truncated
         self.refuse(observation=self.obs, reward=rewards)
+        if self.normaliser:
+            self.normaliser.update(self.obs)
         return obs, actions, rewards, self.obs.copy(), terminated
 
     def refuse(self, **numbers: np.ndarray) -> None:
@@ -183,10 +186,12 @@ class Episodes:
                     raise Fault(f"{name} of seed {seed}")
 
     def begin(self, i: int, number: int | None = None) -> None:
-        """The i-th seed's next episode, or the one with this number."""
-        number = self.numbers[i] + 1 if number is None else number
+        """The i-th seed's next episode, or again the one with this number."""
+        new, number = number is None, self.numbers[i] + 1 if number is None else number
         self.obs[i] = self.envs[i].reset(seed=episode(self.seeds[i], 0, number))[0]
         self.numbers[i], self.actions[i], self.returns[i], self.over[i] = number, [], 0, False
+        if self.normaliser and new:
+            self.normaliser.update(self.obs, slice(i, i + 1))
 
     def state(self) -> dict:
         """For a checkpoint: `load` of it plays the episodes in progress again."""

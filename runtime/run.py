@@ -14,10 +14,13 @@ from runtime import device, machine, products
 from runtime.agents import Agents, faults
 from runtime.arguments import RunArgs, check, parse, skip_compiling
 from runtime.checkpoints import Checkpoints
+from runtime.contract import Learner
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import Evaluation
 from runtime.logs import Logs, describe, header, new_folder
 from runtime.messages import Fault, Refused, fail, out_of, tell, tell_notes
+from runtime.normalisation import Normaliser
+from runtime.replay import Ring
 from runtime.seeds import everything, side_by_side
 from runtime.signals import Overdue, Signals
 from runtime.streams import Draws, Numbers
@@ -70,12 +73,20 @@ class Run:
         self.evaluation = Evaluation(args, self.seeds, self.device)
         if not re.search(r":|-v\d+$", args.env_id):  # Gymnasium took its newest version: let it stay that one
             args.env_id = self.envs.envs[0].spec.id
+        if args.normalize_observations:
+            self.envs.normaliser = self.side_by_side(Normaliser, self.envs.obs_dim)
+            self.envs.normaliser.update(self.envs.obs)
         return self.envs
 
     def side_by_side(self, kind, *inputs):
         """An object of the script's, built so that it serves all seeds (runtime/seeds.py)."""
         with side_by_side(self.seeds, self.device):
-            return (self.instead or kind)(*inputs) if kind is self.script.Agent else kind(*inputs)
+            made = (self.instead or kind)(*inputs) if kind is self.script.Agent else kind(*inputs)
+        if isinstance(made, Learner):
+            made.normaliser = self.envs.normaliser
+        elif isinstance(made, Ring) and self.envs.normaliser:
+            made.sample = self.envs.normaliser.of_batches(made.sample)
+        return made
 
     def fast(self, agent, *learns) -> tuple:
         """Acting, (S, ds) array and noise -> (S, d) actions, and each way of learning, as fast as the flags say."""

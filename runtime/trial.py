@@ -172,5 +172,5 @@ def refuse_statistics(env: gym.Env, named: str) -> None:
         running = gym.wrappers.utils.RunningMeanStd
         if any(isinstance(value, running) or name.endswith("_rms") for name, value in vars(layer).items()):
             fail(f"{named}: its {type(layer).__name__} normalises by running statistics, which evaluations and a "
-                 "resumed run would not share: register the task without it, or scale by constants "
-                 "(gymnasium.wrappers.RescaleObservation, TransformObservation, TransformReward)")  # fmt: skip
+                 "resumed run would not share: register the task without it and start with --normalize-observations, "
+                 "or scale by constants (gymnasium.wrappers.TransformObservation, TransformReward)")  # fmt: skip

@@ -220,7 +220,7 @@ class Own(gym.Wrapper):
 @pytest.mark.parametrize("wrapper", [gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward, Scaled, Own])
 def test_running_statistics_are_refused(wrapper, capfd):
     name = odd(wrapper.__name__ + "Drift", lambda: gym.wrappers.ClipReward(wrapper(Drift()), -9, 9))
-    refused(capfd, [*FLAGS, "--env-id", name], f"its {wrapper.__name__} normalises", "Rescale")
+    refused(capfd, [*FLAGS, "--env-id", name], f"its {wrapper.__name__} normalises", "--normalize-observations")
 
 
 class Shared(Drift):

@@ -38,7 +38,7 @@ def load(folder: Path) -> tuple[hpo.Agent, torch.Tensor]:
     agent = build(hpo, args, obs_dim, act_dim, ARMS.get(args.exp_name))
     agent.load_state_dict(weights)
     index = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:STATES]
-    return agent, rows[:, index, :obs_dim]
+    return agent, agent.sees(rows[:, index, :obs_dim])
 
 
 class Shifted(torch.nn.Module):

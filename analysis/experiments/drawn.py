@@ -73,11 +73,11 @@ def played(agent, episodes: int) -> dict:
     args = agent.args
     seeds = range(args.seed, args.seed + args.num_seeds)
     envs = [[make_env(args.env_id, args=args) for _ in range(episodes)] for _ in seeds]
-    longest = args.eval_max_steps
-    return {
-        name: evaluate(policy, envs, seeds, START, CPU, longest=longest)[0].mean(1)
-        for name, policy in policies(agent).items()
-    }
+    longest, returns = args.eval_max_steps, {}
+    for name, policy in policies(agent).items():
+        played, _ = evaluate(lambda obs, p=policy: p(agent.sees(obs)), envs, seeds, START, CPU, longest=longest)
+        returns[name] = played.mean(1)
+    return returns
 
 
 def means(rows: list[dict]) -> str:
