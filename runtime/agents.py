@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.checkpoints import write_file
-from runtime.messages import Fault
+from runtime.checkpoints import BAD_CONTENT, write_file
+from runtime.messages import Fault, fail, said
 
 import numpy as np
 import torch
@@ -24,12 +24,35 @@ def faults(agent, metrics: dict[str, torch.Tensor], seeds: range) -> Iterator[Fa
                 yield Fault(f"{name} of seed {seed}")
 
 
+@torch.no_grad()
+def begin_with(agent, path: Path, seeds: range) -> None:
+    """--start-from: gives each seed the weights of the same seed in a run's agent.pt, or in another file of an agent;
+    where that has one seed alone, of that one. What the optimizers keep begins anew."""
+    file, name = path / "agent.pt" if path.is_dir() else path, f"--start-from {path}"
+    try:
+        saved = torch.load(file, weights_only=True, map_location="cpu")
+        theirs = range(saved["args"]["seed"], saved["args"]["seed"] + saved["args"]["num_seeds"])
+        weights = {key: value.unflatten(0, (len(theirs), -1)) for key, value in saved["agent"].items()}
+    except (OSError, *BAD_CONTENT) as error:
+        fail(f"{name}: {said(error)}; name a run's folder, or an agent's file there")
+    if lacking := [seed for seed in seeds if seed not in theirs] if len(theirs) > 1 else []:
+        fail(f"{name} has seeds {theirs[0]} to {theirs[-1]}, not {lacking[0]}: choose --seed and --num-seeds there")
+    mine = {key: value.unflatten(0, (len(seeds), -1)) for key, value in agent.state_dict().items()}
+    for key in sorted(mine.keys() | weights.keys()):
+        have, want = (tuple(x[key].shape[2:]) if key in x else "none" for x in (weights, mine))
+        if have != want:
+            fail(f"{name}: {key} is {have} there and {want} here; start from a run of the same script and networks")
+    places = [theirs.index(seed) if len(theirs) > 1 else 0 for seed in seeds]
+    for key, value in mine.items():
+        value.copy_(weights[key][places])
+
+
 class Agents:
     """The files of a run's agents."""
 
     def __init__(self, folder: Path, args, agent, keep: bool):
         self.folder, self.agent, self.keep, self.best = folder, agent, keep, None
-        self.args = vars(args) | {"resume": None}
+        self.args = vars(args) | {"resume": None, "start_from": args.start_from and str(args.start_from)}
 
     def write(self, path: Path, step: int, **other) -> None:
         content = {"step": step, "args": self.args, "agent": self.agent.state_dict()} | other

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from runtime import flags, machine
-from runtime.messages import fail
+from runtime.messages import fail, note
 
 import torch
 
@@ -35,6 +35,7 @@ class RunArgs:
     cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
     checkpoint_frequency: int = 0  # steps between two checkpoints; 0: one at every evaluation
     resume: Path | None = None  # continue the run in this folder, with its own values
+    start_from: Path | None = None  # begin with the weights of this run's agent.pt, or of another file of an agent
     keep_agents: bool = False  # keep the agent of every evaluation, agents/step-N.pt
     track: bool = False  # log to Weights & Biases: a run for each seed, all in one group
     wandb_project_name: str = "hamiltonian-policy-optimisation"  # project of --track
@@ -44,8 +45,8 @@ class RunArgs:
     CAMERA = False  # no flag: whether a script sees its environment by a camera
 
 
-LATER = {"env_kwargs", "max_episode_steps", "normalize_observations", "start_from", "target_entropy", "updates_per_step"}
-# flags that older runs lack: these had the default
+LATER = "env_kwargs max_episode_steps normalize_observations start_from target_entropy updates_per_step".split()
+# which older runs lack: they had the default
 SHORT = 10_000  # updates; a run of fewer takes longer to compile than it gains (docs/speed.md)
 LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**10), "eval_frequency": (1, 10**12),
@@ -56,6 +57,7 @@ LIMITS = {  # smallest and largest value of each number
     "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1),
 }  # fmt: skip
 LOGGING = ["exp_name", "keep_agents", "capture_video", "track", "wandb_project_name", "wandb_entity"]
+CHANGEABLE = {*LOGGING, "eval_episodes", "checkpoint_frequency", "cuda", "cuda_graphs", "compile"} - {"exp_name"}
 MACHINE = ["cuda", "cuda_graphs", "compile", "matmul_precision", "products"]
 
 
@@ -88,6 +90,9 @@ def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tu
         newest = name == "env_id" and re.fullmatch(rf"{re.escape(value)}-v\d+", old)
         if newest or (name, value) == ("products", "auto"):
             given[name] = old  # what it became
+        elif value != old and name in CHANGEABLE:
+            now = flags.dashed(f"no_{name}" if value is False else name) + f" {value}" * (type(value) is not bool)
+            note(f"the run goes on with {now}, not {old} as before" + ", no longer to the bit" * (name in MACHINE))
         elif value != old and not (name == "total_timesteps" and value > old):
             fail(f"{flags.dashed(name)} {value} contradicts the run to resume, which has {old}: leave it out")
     alone = "learning_starts" in given and "random_steps" not in given and hasattr(script.Args, "random_steps")
@@ -109,7 +114,7 @@ def grouped(cls: type) -> dict[str, list[str]]:
 def resumed_config(script: ModuleType, folder: str, program: str | None) -> dict:
     """config.json of the run in a folder, which must be the script's own, or the program's that runs it changed."""
     try:
-        config = json.loads(Path(folder, "config.json").read_text())
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
         if (name := config["script"]) != Path(script.__file__).stem:
             fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
         if (own := config.get("program")) != program:
@@ -141,7 +146,7 @@ def fits(value, hint) -> bool:
         return any(fits(value, option) for option in get_args(hint))
     if hint is dict:  # of JSON
         return isinstance(value, dict) and value == flags.through_json(value)
-    kinds = {float: (int, float), Path: ()}.get(hint, hint)
+    kinds = {float: (int, float), Path: str}.get(hint, hint)
     return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
 
 

@@ -99,6 +99,8 @@ class Checkpoints:
             self.kept = [(path.name, state["rows"])]
             return state
         table = self.folder.parent / "evaluations.csv"
-        if not paths and len(table.read_text().splitlines() if table.exists() else []) < 2:  # killed at its very start
+        if (
+            not paths and len(table.read_text(encoding="utf-8").splitlines() if table.exists() else []) < 2
+        ):  # killed at its very start
             return {}
         fail(f"--resume {self.folder.parent}: no checkpoint there is whole; start the run again")

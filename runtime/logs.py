@@ -35,7 +35,8 @@ def describe(script: Path, args, source: dict[str, str]) -> dict:
     with contextlib.suppress(OSError):  # no git here
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     packages = {package.name: package.version for package in importlib.metadata.distributions()}
-    config = {"script": script.stem, "args": vars(args) | {"resume": None}, "source": source}
+    origin = args.start_from and str(args.start_from)
+    config = {"script": script.stem, "args": vars(args) | {"resume": None, "start_from": origin}, "source": source}
     config |= {"commit": commit or "unknown", "device": device}
     return config | {"python": sys.version.split()[0], "packages": packages}
 
@@ -63,12 +64,12 @@ class Logs:
         self.folder, self.seeds, args = folder, seeds, config["args"]
         head = ",".join(["step", "seed", "episode", "return", "length", *columns]) + "\n"
         for name, text in (("evaluations.csv", table or head), ("config.json", json.dumps(config, indent=2) + "\n")):
-            with (folder / f"{name}.part").open("w") as file:
+            with (folder / f"{name}.part").open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             (folder / f"{name}.part").replace(folder / name)
-        self.csv = (folder / "evaluations.csv").open("a")
+        self.csv = (folder / "evaluations.csv").open("a", encoding="utf-8")
         self.writers = [SummaryWriter(folder / f"seed-{seed}", purge_step=step + 1) for seed in seeds]
         rows = [f"| {name} | {value} | {config['source'].get(name, '')} |" for name, value in args.items()]
         for writer in self.writers if not step else ():
@@ -158,7 +159,7 @@ class Logs:
         os.fsync(self.csv.fileno())
         for writer in self.writers:
             writer.flush()
-        return (self.folder / "evaluations.csv").read_text()
+        return (self.folder / "evaluations.csv").read_text(encoding="utf-8")
 
     def close(self) -> None:
         for end in [x.close for x in (self.bar, self.csv, *self.writers)] + [x.finish for x in self.tracked]:

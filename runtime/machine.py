@@ -20,14 +20,14 @@ def memory(root: Path = Path("/")) -> float:
     """Bytes that this process may use in all: the host's, or less where a control group allows less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     own, groups = root / "proc/self/cgroup", root / "sys/fs/cgroup"
-    for line in own.read_text().splitlines() if own.exists() else ():
+    for line in own.read_text(encoding="utf-8").splitlines() if own.exists() else ():
         _, controllers, place = line.split(":", 2)
         if controllers not in ("", "memory") and "memory" not in controllers.split(","):
             continue
         top, name = (groups, "memory.max") if not controllers else (groups / "memory", "memory.limit_in_bytes")
         inside = top / place.strip("/")
         for level in [top, *(level for level in [inside, *inside.parents] if top in level.parents)]:  # each is a limit
-            text = (level / name).read_text().strip() if (level / name).is_file() else "max"
+            text = (level / name).read_text(encoding="utf-8").strip() if (level / name).is_file() else "max"
             limits += [int(text)] if text.isdigit() else []
     return float(min(limits))
 
@@ -48,7 +48,7 @@ def has_screen() -> bool:
 def check(args) -> None:
     """Refuses what a run wants and this machine lacks."""
     if args.cuda and not torch.cuda.is_available():
-        advice = "resume where there is one" if args.resume else "start with --no-cuda"
+        advice = f"{'go on' if args.resume else 'start'} with --no-cuda"
         fail(f"--cuda: PyTorch finds no GPU; {advice}, or install a CUDA build of torch")
     if args.compile:
         try_compiler(*(("CC", "gcc", "clang") if args.cuda else ("CXX", "g++")))

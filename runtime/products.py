@@ -92,7 +92,7 @@ def choose(precision: str, wanted: str, device: torch.device, resumed: bool = Fa
 def vendor() -> str:
     """The processor's maker as it names itself, "GenuineIntel" or "AuthenticAMD"; "" where that is not told."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from runtime import device, machine, products
-from runtime.agents import Agents, faults
+from runtime.agents import Agents, begin_with, faults
 from runtime.arguments import RunArgs, check, parse, skip_compiling
 from runtime.checkpoints import Checkpoints
 from runtime.contract import Learner
@@ -92,6 +92,8 @@ class Run:
         """Acting, (S, ds) array and noise -> (S, d) actions, and each way of learning, as fast as the flags say."""
         args, shapes = self.args, agent.noise_shapes()
         self.agent = agent
+        if args.start_from and not args.resume:
+            begin_with(agent, args.start_from, self.seeds)
         self.draws = Draws(self.seeds, *shapes, args.batch_size, self.device, args.updates_per_step)
         act, *learns, self.policies = device.fast(args, agent, *learns)
         if args.compile:

@@ -24,7 +24,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import Drift, quick, resume, train
+from conftest import Drift, newest, quick, resume, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
@@ -336,6 +336,52 @@ def test_one_process_for_a_folder(capfd):
         assert launch(sac, ["--resume", str(folder)]) == 2
     assert f"{folder} is in use by another process" in capfd.readouterr().err
     assert resumed(folder) == 0
+
+
+def test_what_changes_nothing_learned_may_change_on_resume(capfd):
+    """More episodes in an evaluation, other checkpoints, agents kept: told, kept for the next time, and the agent is
+    the same to the bit."""
+    folder = trained(total_timesteps=130)
+    whole = trained(total_timesteps=200)
+    flags = ["--total-timesteps", "200", "--eval-episodes", "5", "--checkpoint-frequency", "10", "--keep-agents"]
+    capfd.readouterr()
+    assert launch(sac, ["--resume", str(folder), *flags]) == 0
+    said = capfd.readouterr().err
+    assert "the run goes on with --eval-episodes 5, not 2 as before\n" in said and "--keep-agents, not False" in said
+    left, right = (torch.load(x / "agent.pt", weights_only=True)["agent"] for x in (folder, whole))
+    assert all(torch.equal(left[key], right[key]) for key in right)
+    rows = list(csv.DictReader((folder / "evaluations.csv").open()))
+    counts = [sum(row["step"] == step and row["seed"] == "1" for row in rows) for step in ("100", "150")]
+    assert counts == [2, 5] and (folder / "agents" / "step-150.pt").exists()
+    args = json.loads((folder / "config.json").read_text())["args"]
+    assert (args["eval_episodes"], args["checkpoint_frequency"], args["keep_agents"]) == (5, 10, True)
+
+
+def test_a_run_that_starts_from_anothers_agent(capfd):
+    """Each seed begins with the same seed's weights, or the only one's; other networks and seeds are refused."""
+    folder = trained(num_seeds=3)
+    theirs = torch.load(folder / "agent.pt", weights_only=True)["agent"]
+    short = ["--total-timesteps", "30", "--env-id", "Drift-v0", "--eval-frequency", "30", "--eval-episodes", "1"]
+    short += ["--learning-starts", "29", "--random-steps", "0", "--no-cuda", "--tau", "1e-9", "--q-lr", "1e-12"]
+    short += ["--policy-lr", "1e-12", "--batch-size", "8"]
+    before = {*Path("runs").iterdir()}
+    assert launch(sac, ["--start-from", str(folder), "--seed", "2", "--num-seeds", "2", *short]) == 0
+    mine = newest(before)
+    assert json.loads((mine / "config.json").read_text())["args"]["start_from"] == str(folder)
+    ours = torch.load(mine / "agent.pt", weights_only=True)["agent"]
+    for key, value in ours.items():
+        assert torch.allclose(value, theirs[key].unflatten(0, (3, -1))[1:].flatten(0, 1), rtol=0, atol=1e-7), key
+    assert resume(sac, mine, "--total-timesteps", "40") == 0  # goes on from its own checkpoint
+    before = {*Path("runs").iterdir()}
+    for flags, message in (
+        (["--seed", "3", "--num-seeds", "2"], "has seeds 1 to 3, not 4: choose"),
+        (["--policy-layers", "1"], r"policy.fc2.bias is \(1, 256\) there and none here"),
+        (["--env-id", "Counter-v0"], "critic.fc1.weight is"),
+    ):
+        assert launch(sac, ["--start-from", str(folder), *short, *flags]) == 2
+        assert re.search(message, capfd.readouterr().err) and {*Path("runs").iterdir()} == before
+    assert launch(sac, ["--start-from", "nowhere", *short]) == 2
+    assert "name a run's folder" in capfd.readouterr().err
 
 
 def test_flags_that_contradict_the_run(capfd):
