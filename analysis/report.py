@@ -5,6 +5,7 @@ import contextlib
 import io
 import re
 import sys
+import warnings
 from typing import NoReturn
 
 from runtime.messages import Fault, Refused, fail, tell
@@ -43,7 +44,9 @@ def interval(x: np.ndarray, y: np.ndarray | None = None, level: float = 0.95) ->
     samples = [x] if y is None else [x, y]
     if min(map(len, samples)) < 2 or all(np.ptp(sample) <= 1e-12 * np.abs(sample).max() for sample in samples):
         return value, -np.inf, np.inf
-    test = stats.ttest_1samp(x, 0) if y is None else stats.ttest_ind(x, y, equal_var=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a sample is nearly constant, which its standard deviation tells
+        test = stats.ttest_1samp(x, 0) if y is None else stats.ttest_ind(x, y, equal_var=False)
     low, high = test.confidence_interval(level)
     return value, float(low), float(high)
 

@@ -25,6 +25,17 @@ from conftest import launch
 SMALL = "--batch-size 16 --learning-starts 100 --eval-frequency {} --eval-episodes 1 --no-cuda"
 
 
+def test_the_list_that_the_page_shows(capsys):
+    """Two arms and SAC on two tasks are six cells, and the list is read as it stands in the page."""
+    page = (ROOT / "docs/use.md").read_text(encoding="utf-8").split("## Many arms of your own")[1]
+    Path("mylist").write_text(page.split("```")[1], encoding="utf-8")
+    assert matrix.main(["--lines", "mylist", "--base", "mine", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^mine +6 +0 +0 ", out, re.M) and not Path("mine").exists()
+    (line, other) = cells.read(Path("mylist"), "laptop")
+    assert [cell.seeds * cell.steps for cell in line.cells] == [40_000] * 4 and len(other.cells) == 2
+
+
 def make_list(steps=300, every=100, more=""):
     """A list of three cells in two items; the second item has a cell of the first."""
     flags = SMALL.format(every)
