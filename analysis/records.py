@@ -7,7 +7,6 @@ Refused in one line; what is left out of a table is told on stderr.
 
 import csv
 import dataclasses
-import importlib
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from analysis import ROOT
 from runtime.arguments import parse
 from runtime.checkpoints import BAD_CONTENT, read_file
+from runtime.home import module_of
 from runtime.messages import Refused, fail, tell
 
 import numpy as np
@@ -46,13 +46,13 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def check_output(path: Path | None) -> None:
+def check_output(path: Path | None, flag: str = "--output") -> None:
     """Refuses, before anything is measured, a place where no file can be written."""
     if path and path.is_dir():
-        fail(f"--output {path} is a folder: name a file")
+        fail(f"{flag} {path} is a folder: name a file")
     near = next((folder for folder in path.absolute().parents if folder.exists()), None) if path else None
     if near and not (near.is_dir() and os.access(near, os.W_OK)):
-        fail(f"--output {path}: nothing can be written in {near}")
+        fail(f"{flag} {path}: nothing can be written in {near}")
 
 
 def csv_text(comments: list[str], columns, rows) -> str:
@@ -103,18 +103,6 @@ def config_of(folder: Path) -> dict:
     if not isinstance(config["args"].get("env_id"), str) or not config["args"].keys() <= config["source"].keys():
         fail(f"{folder} {NOT_CONFIG}")
     return config
-
-
-def script_file(script: str) -> Path | None:
-    """Where a script of the repository lies; None if it is none."""
-    paths = [ROOT / f"{script}.py", ROOT / "ablations" / f"{script}.py"]
-    return next((path for path in paths if path.is_file()), None) if re.fullmatch(r"\w+", script) else None
-
-
-def module_of(script: str):
-    if script_file(script) is None:
-        fail(f"{script}.py is not a script here")
-    return importlib.import_module(script)
 
 
 def command(config: dict) -> str:

@@ -19,6 +19,7 @@ streams.py       random numbers that need no saving
 device.py        compilation, CUDA graphs, copies that nobody waits for
 products.py      matrix products by the fastest library, at the precision asked for
 agents.py        agent.pt, the best weights, those of every evaluation
+home.py          agents outside of a run: `from runtime import load`
 checkpoints.py   files that are whole or absent, --resume
 logs.py          the run's folder: config.json, evaluations.csv, TensorBoard, W&B, terminal
 signals.py       what a signal ends, and when
@@ -40,3 +41,10 @@ if _missing := [name for name in _needed if importlib.util.find_spec(name) is No
     print(f"{Path(sys.argv[0]).stem}: {', '.join(_missing)} not found: install what {Path(__file__).parent.parent}"
           "/requirements.txt names (pip install -r), and start with that Python", file=sys.stderr)  # fmt: skip
     raise SystemExit(2)
+
+
+def load(folder, **which):
+    """A trained agent, to call with observations: runtime/home.py says how."""
+    from runtime import home  # and PyTorch with it
+
+    return home.load(folder, **which)

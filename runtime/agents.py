@@ -1,7 +1,8 @@
 """Agents on disk: agent.pt, the last; agent-best.pt, of every seed its best; agents/step-N.pt, with --keep-agents all.
 
-Each holds `step`, `args` and `agent`, a state dict whose tensors lie seed by seed along their first axis, and loads
-with `torch.load(path, weights_only=True, map_location="cpu")`.
+Each holds `step`, `script`, `args`, `space`, which is what the environment observes and how it acts
+(runtime/spaces.py), and `agent`, a state dict whose tensors lie seed by seed along their first axis. It loads with
+`torch.load(path, weights_only=True, map_location="cpu")`; `load` in runtime/home.py makes a policy of it.
 """
 
 import math
@@ -50,12 +51,13 @@ def begin_with(agent, path: Path, seeds: range) -> None:
 class Agents:
     """The files of a run's agents."""
 
-    def __init__(self, folder: Path, args, agent, keep: bool):
-        self.folder, self.agent, self.keep, self.best = folder, agent, keep, None
-        self.args = vars(args) | {"resume": None, "start_from": args.start_from and str(args.start_from)}
+    def __init__(self, folder: Path, script: str, args, agent, space: dict):
+        self.folder, self.agent, self.keep, self.best = folder, agent, args.keep_agents, None
+        args = vars(args) | {"resume": None, "start_from": args.start_from and str(args.start_from)}
+        self.about = {"script": script, "args": args, "space": space}
 
     def write(self, path: Path, step: int, **other) -> None:
-        content = {"step": step, "args": self.args, "agent": self.agent.state_dict()} | other
+        content = {"step": step, **self.about, "agent": self.agent.state_dict()} | other
         write_file(path, content, checksum=False)
 
     def last(self, step: int) -> None:

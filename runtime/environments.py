@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import ctypes
 import difflib
-import functools
 import gc
 import importlib
 import importlib.util
@@ -12,6 +11,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 from runtime import machine
 from runtime.control import PREFIX, ControlEnv
@@ -118,9 +118,14 @@ def advice(mode: str | None, error: Exception) -> str:
 def normalised(env: gym.Env) -> gym.Env:
     """Actions in [-1, 1] by an affine map."""
     act = env.action_space
-    clip = functools.partial(into_box, act.low, act.high)  # the affine map may round out of the box
-    env = gym.wrappers.TransformAction(env, clip, act)
-    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+    return gym.wrappers.TransformAction(env, in_units(act), gym.spaces.Box(-1, 1, act.shape, act.dtype))
+
+
+def in_units(act: gym.spaces.Box) -> Callable[[np.ndarray], np.ndarray]:
+    """What takes actions (.., d) in [-1, 1] to a Box: an affine map, and a clip, as the map may round out of it."""
+    one = act.dtype.type(1)
+    _, _, affine = gym.wrappers.utils.rescale_box(act, -one, one)
+    return lambda action: into_box(act.low, act.high, affine(action))
 
 
 def into_box(low: np.ndarray, high: np.ndarray, action: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from runtime.normalisation import Normaliser
 from runtime.replay import Ring
 from runtime.seeds import everything, side_by_side
 from runtime.signals import Overdue, Signals
+from runtime.spaces import described
 from runtime.streams import Draws, Numbers
 from runtime.trial import seed_globals
 
@@ -141,7 +142,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=bool(args.resume))
             self.checkpoints = Checkpoints(self.folder)
-            self.agents = Agents(self.folder, args, self.agent, args.keep_agents)
+            self.agents = Agents(self.folder, self.path.stem, args, self.agent, described(self.envs.envs[0]))
             state = self.checkpoints.load(replay, self.restore) if args.resume else {}
             if state:
                 self.envs.load(state["episodes"])

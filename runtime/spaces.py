@@ -39,6 +39,44 @@ def leaves(space: gym.Space) -> list[gym.Space]:
     return [leaf for part in parts[type(space)]() for leaf in leaves(part)] if type(space) in parts else [space]
 
 
+def described(env: gym.Env) -> dict:
+    """What an agent must know of an environment (`make_env`'s), in plain values that a file holds."""
+    inner = env.env  # whose actions are in its own units
+    seen, act = inner.env if isinstance(inner, gym.wrappers.FlattenObservation) else inner, inner.action_space
+    about = {"shape": list(env.observation_space.shape), "original": as_plain(seen.observation_space)}
+    return about | {"low": act.low.tolist(), "high": act.high.tolist(), "dtype": str(act.dtype)}
+
+
+def as_plain(space: gym.Space) -> list:
+    """A space's kind, and what its flat form depends on."""
+    match space:
+        case gym.spaces.Dict():
+            return ["Dict", [[name, as_plain(part)] for name, part in space.spaces.items()]]
+        case gym.spaces.Tuple():
+            return ["Tuple", [as_plain(part) for part in space.spaces]]
+        case gym.spaces.Discrete():
+            return ["Discrete", int(space.n), int(space.start)]
+        case gym.spaces.MultiDiscrete():
+            return ["MultiDiscrete", space.nvec.tolist(), space.start.tolist()]
+        case gym.spaces.MultiBinary():
+            return ["MultiBinary", list(space.shape)]
+    return ["Box", list(space.shape), str(space.dtype)]
+
+
+def as_space(plain: list) -> gym.Space:
+    """A space whose flat form is that of the one described; a Box has lost its bounds."""
+    kind, what, *more = plain
+    if kind == "Dict":
+        return gym.spaces.Dict([(name, as_space(part)) for name, part in what])
+    if kind == "Tuple":
+        return gym.spaces.Tuple([as_space(part) for part in what])
+    if kind == "MultiDiscrete":
+        return gym.spaces.MultiDiscrete(np.array(what), start=np.array(more[0]))
+    if kind == "Box":
+        return gym.spaces.Box(0, 1, what, np.dtype(more[0]))
+    return gym.spaces.Discrete(what, start=more[0]) if kind == "Discrete" else gym.spaces.MultiBinary(what)
+
+
 def image(space: gym.Space) -> bool:
     return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
 

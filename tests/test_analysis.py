@@ -14,6 +14,7 @@ import sac_hpo_pixels as px
 from analysis import collect, curves, gap, pictures, play, records, report, scalars, tables
 from analysis.checks import throughput
 from analysis.experiments import clamped, controllers
+from runtime import home
 from runtime.arguments import parse
 from runtime.messages import Refused
 from runtime.streams import episode
@@ -234,7 +235,7 @@ class Untracked(contextlib.nullcontext):
 def test_operations_from_pixels(steps):
     """Against PyTorch's own count of an update's products and convolutions."""
     args = px.Args(cuda=False, batch_size=2, leapfrog_steps=steps, leapfrog_state=True)
-    agent = play.build(px, args, 9, 2)
+    agent = home.build(px, args, 9, 2)
     frames, actions = torch.zeros(1, 2, 9, 84, 84, dtype=torch.uint8), torch.zeros(1, 2, 2)
     batch, noise = px.Batch(frames, actions, actions[..., 0], frames, actions[..., 0]), gap.Noise(*[actions] * 4)
     counts = []

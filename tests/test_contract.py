@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from analysis import play
+from runtime import home
 from runtime.evaluation import evaluate
 from runtime.run import launch
 
@@ -165,6 +166,6 @@ def test_the_smallest_script(smallest, monkeypatch, capfd):
 
 def test_the_smallest_script_is_played(smallest, monkeypatch):
     assert launch(smallest, FLAGS.split()) == 0
-    monkeypatch.setattr(play, "script_file", lambda name: Path(smallest.__file__))
+    monkeypatch.setattr(home, "script_file", lambda name: Path(smallest.__file__))
     rows = play.play(play.Args(newest(), episodes=3))
     assert [(seed, name, len(returns)) for seed, name, returns, _ in rows] == [(1, "policy", 3), (2, "policy", 3)]

@@ -7,9 +7,9 @@ import sys
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
-from analysis import gap, play
+from analysis import gap
 from analysis.experiments import bias, drawn, readings, starts
-from runtime import environments
+from runtime import environments, home
 from runtime.arguments import parse
 from runtime.messages import Refused
 from runtime.seeds import Linear
@@ -26,7 +26,7 @@ from test_leapfrog import SPACES, kinked, min_q, place  # noqa: F401
 
 def arm(name: str, **values) -> hpo.Agent:
     args = hpo.Args(cuda=False, batch_size=16, **values)
-    return play.build(hpo, args, 11, 3, readings.ARMS.get(name, readings.Arm)).double()
+    return home.build(hpo, args, 11, 3, readings.ARMS.get(name, readings.Arm)).double()
 
 
 def evolved(agent, obs, x, noise, std=0.5):
@@ -290,7 +290,7 @@ def test_nothing_clamps_an_unclamped_action(launched):
     assert starts.train("none", "unclamped", []) == 0
     script, flags, rest = launched[-1]
     args = parse(script, [*flags, "--no-cuda", "--leapfrog-steps=3", "--num-seeds=2"])[0]
-    agent, obs, noise = play.build(script, args, 11, 3, rest["agent"]).double(), normals(2, 16, 11), noise_of(2, 16, 3)
+    agent, obs, noise = home.build(script, args, 11, 3, rest["agent"]).double(), normals(2, 16, 11), noise_of(2, 16, 3)
     noise = noise._replace(momentum=9 * noise.momentum)
     action, seen = agent.act(obs, noise), agent.policy_loss(obs, noise)[1]
     x, _ = hpo.squash(*agent.policy.sample(obs, noise.action))

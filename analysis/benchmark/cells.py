@@ -30,13 +30,13 @@ from analysis.records import (
     module_of,
     read_rows,
     read_text,
-    script_file,
     unlike,
     variant,
     words,
     write_whole,
 )
 from runtime.arguments import check, parse
+from runtime.home import script_file
 from runtime.messages import Refused, fail
 
 SCALES = ("laptop", "paper", "smoke")

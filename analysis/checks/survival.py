@@ -23,12 +23,12 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from analysis.play import CPU, build
 from analysis.records import check_output, csv_text, module_of, write_whole
 from analysis.report import parsed, start
 from runtime.arguments import parse
 from runtime.checkpoints import Checkpoints, read_file
 from runtime.environments import Episodes, make_env
+from runtime.home import CPU, build
 from runtime.seeds import everything
 from runtime.streams import Draws
 

@@ -15,10 +15,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis.experiments.readings import ARMS, hpo
 from analysis.gap import Noise
-from analysis.play import arguments_of, build
 from analysis.records import config_of, each
 from analysis.report import Parser, ranged, start, table
 from runtime.checkpoints import read_file
+from runtime.home import arguments_of, build
 from runtime.messages import fail
 
 import torch
