@@ -171,7 +171,7 @@ def test_results_name_commits_that_the_repository_holds():
 # ---------------------------------------------------------------------------------------------- input of other kinds
 def test_show_refuses_foreign_and_broken_files():
     run = run_folder("run", "sac_continuous", 1, [1])
-    Path("broken.csv").write_text(",".join(gap.COLUMNS) + "\nE,s,1,2,x,3\n")
+    Path("broken.csv").write_text(",".join(gap.COLUMNS) + "\nE,s,1,2,x,3,3,4\n")
     Path("short.csv").write_text(",".join(gap.COLUMNS) + "\nE,s,1\n")
     Path("long.csv").write_text(",".join(gap.COLUMNS) + "\n" + "x" * 200_000 + "\n")
     for name in (run / "evaluations.csv", Path("broken.csv"), Path("short.csv"), Path("long.csv"), run, Path("no.csv")):
