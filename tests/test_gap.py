@@ -252,7 +252,7 @@ def test_entropy_in_two_dimensions(flags):
 @pytest.mark.slow
 def test_mcmcpos_divergence_of_the_action_alone(monkeypatch):
     """Without a force it is that of two Gaussians; that of action and momentum together is never smaller."""
-    monkeypatch.setattr(gap, "MOMENTA", 4)
+    monkeypatch.setattr(gap, "MOMENTA", 8)
     agent = built(mcmcpo.Args(cuda=False, beta=0.5), mcmcpo.Agent, 3, 2)
     agent.policy.mean.bias.data += 0.3
     for p in [*agent.dynamics.implicit.parameters(), *agent.dynamics.gate.parameters()]:
@@ -267,8 +267,9 @@ def test_mcmcpos_divergence_of_the_action_alone(monkeypatch):
     u = (mean + wide * noise.action.unflatten(1, (-1, 2))).flatten(1, 2)
     q = agent.critic.smaller(gap.repeated(obs, u), u.tanh()).mean()
     low, high = gap.with_own(agent, obs, given, noise, torch.Generator())
-    assert low.item() == pytest.approx((q - 0.5 * price).item(), abs=0.02) and low <= high < low + 0.01
-    assert low > given
+    gained = 0.5 * (wide.log() - log_std).sum(-1).mean().item()  # β times the entropy that noise adds
+    assert (low - given).item() == pytest.approx(gained, abs=0.01) and low <= high < low + 0.01 and gained > 0.05
+    assert low.item() == pytest.approx((q - 0.5 * price).item(), abs=0.04)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

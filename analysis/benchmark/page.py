@@ -265,9 +265,12 @@ about their mean, a dimension), with exploration's momentum and, by --momentum-s
 analysis/policy_shape.py --show results/shape/*.csv`:"""
 GAP = """HPO says that the dynamics narrow the gap between the policy's actions and the best ones. For agents at the end
 of training, at 32 states that they visit: how far the objective lies below that of a Gaussian fitted to each state
-alone, without and with the dynamics, in units of return (analysis/gap.py). The entropy with them is eq. (15)'s, of
-action and momentum together; that of the action alone may be lower, so what they narrow may be less. `python
-analysis/gap.py --show results/gap/*.csv`:"""
+alone, in units of the return, and what the dynamics close of it (analysis/gap.py), by two measures. The paper's, eq.
+(15) and in MCMC-PO eq. (17), has the entropy of action and momentum together, which is not that of a_K: on a hill with
+a known integral it claims more than any policy can have with Hopper's row, and a loss where a_K has gained with
+HalfCheetah's (tests/test_gap.py). So nothing is concluded from it. The other measure has a_K's own entropy, between two
+bounds. Where its cells are empty, the file is older than it and its agents are gone; there each state's Gaussian was
+also fitted on few draws, and lies somewhat low. `python analysis/gap.py --show results/gap/*.csv`:"""
 AGGREGATES = """Each task's scores are scaled so that 0 is the lowest and 1 the highest evaluation of the scripts
 compared. The interquartile mean and the probability of improvement over the first script are rliable's, with 95 %
 percentile intervals of 2,000 stratified bootstraps over seeds in each task. Over few seeds these are too narrow, so
