@@ -22,7 +22,7 @@ from runtime import products
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
 from runtime.home import CPU, environment, filled, read
-from runtime.messages import fail, tell_notes
+from runtime.messages import Fault, fail, tell, tell_notes
 
 import gymnasium as gym
 import numpy as np
@@ -78,8 +78,13 @@ def play(args: Args) -> list[tuple]:
                 return policy(obs.expand(agent.args.num_seeds, *obs.shape[1:]))[i : i + 1]
 
             longest, places = agent.args.eval_max_steps, range(START, START + args.episodes)
-            played = [evaluate(alone, [[env]], range(seed, seed + 1), e, CPU, longest=longest) for e in places]
-            env.close()
+            try:
+                played = [evaluate(alone, [[env]], range(seed, seed + 1), e, CPU, longest=longest) for e in places]
+            except Fault as fault:
+                tell(f"{fault} is not finite: left out")
+                continue
+            finally:
+                env.close()
             rows.append((seed, name, *(np.concatenate(x).ravel() for x in zip(*played))))
     return rows
 

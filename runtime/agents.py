@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 
-def faults(agent, metrics: dict[str, torch.Tensor], seeds: range) -> Iterator[Fault]:
-    """A Fault for every parameter, and every metric (S,), that is not finite."""
+def faults(agent, metrics: dict[str, torch.Tensor], seeds: range, alive: np.ndarray) -> Iterator[Fault]:
+    """A Fault for every parameter, and every metric (S,), that is not finite; of seeds that are alive (S,)."""
     sums = {f"parameter {k}": p.detach().view(len(seeds), -1).sum(1) for k, p in agent.named_parameters()}
     for name, values in (sums | metrics).items():
-        for seed, value in zip(seeds, values.tolist()):
-            if not math.isfinite(value):
-                yield Fault(f"{name} of seed {seed}")
+        for i, value in enumerate(values.tolist()):
+            if alive[i] and not math.isfinite(value):
+                yield Fault(name, seeds[i], i)
 
 
 @torch.no_grad()

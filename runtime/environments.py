@@ -146,6 +146,7 @@ class Episodes:
     def __init__(self, envs: list[gym.Env], seeds: range):
         self.envs, self.seeds, self.numbers, self.actions = envs, seeds, [0] * len(envs), [[] for _ in envs]
         self.count, self.pending = 0, None  # steps played; actions that an environment failed to play
+        self.alive = np.ones(len(envs), bool)  # not the seeds that have diverged, which play no more
         self.returns, self.over = np.zeros(len(envs)), np.zeros(len(envs), bool)
         self.normaliser = None  # takes in each new observation: not what `load` plays again
         self.obs_dim, self.act_dim = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
@@ -167,28 +168,32 @@ class Episodes:
         self.pending = actions
 
         def play(some):
-            return [self.envs[i].step(actions[i])[:4] for i in some]
+            return [self.envs[i].step(actions[i])[:4] if self.alive[i] else (obs[i], 0.0, False, False) for i in some]
 
         numbers = range(len(self.envs))
         parts = self.pool.map(play, np.array_split(numbers, 4)) if self.pool else [play(numbers)]
         outcomes = [outcome for part in parts for outcome in part]
         self.count, self.pending = self.count + 1, None
-        for past, action in zip(self.actions, actions):
-            past.append(action)
+        for i in np.flatnonzero(self.alive):
+            self.actions[i].append(actions[i])
         obs_list, *others = zip(*outcomes)
         self.obs, (rewards, terminated, truncated) = as_numbers(obs_list), map(np.array, others)
         self.returns, self.over = self.returns + rewards, terminated | truncated
         self.refuse(observation=self.obs, reward=rewards)
+        self.over &= self.alive
         if self.normaliser:
             self.normaliser.update(self.obs)
         return obs, actions, rewards, self.obs.copy(), terminated
 
     def refuse(self, **numbers: np.ndarray) -> None:
-        """Raises Fault where a number (S, ..) is not finite."""
+        """Calls `fault` where a number (S, ..) of a seed that is alive is not finite."""
         for name, values in numbers.items():
-            for seed, finite in zip(self.seeds, np.isfinite(values).reshape(len(values), -1).all(1)):
-                if not finite:
-                    raise Fault(f"{name} of seed {seed}")
+            for i in np.flatnonzero(self.alive & ~np.isfinite(values).reshape(len(values), -1).all(1)):
+                self.fault(Fault(name, self.seeds[i], i))
+
+    def fault(self, fault: Fault) -> None:
+        """What becomes of a Fault; a run lets the other seeds go on."""
+        raise fault
 
     def begin(self, i: int, number: int | None = None) -> None:
         """The i-th seed's next episode, or again the one with this number."""
@@ -202,7 +207,7 @@ class Episodes:
         """For a checkpoint: `load` of it plays the episodes in progress again."""
         actions = [torch.from_numpy(np.array(past, np.float32)) for past in self.actions]
         state = {"numbers": list(self.numbers), "actions": actions, "obs": torch.from_numpy(self.obs.copy())}
-        state["returns"] = self.returns.tolist()
+        state |= {"returns": self.returns.tolist(), "alive": self.alive.tolist()}
         return state | {"count": self.count, "pending": None if self.pending is None else torch.tensor(self.pending)}
 
     def load(self, state: dict) -> None:
@@ -210,9 +215,13 @@ class Episodes:
             why = "PyBullet rounds this task's contacts differently from one simulator to the next"
             tell(f"{why}: the resumed run may part from the uninterrupted one")
         self.count, self.pending = state["count"], None if state["pending"] is None else state["pending"].numpy()
+        self.alive[:] = state["alive"]
         for i, (number, actions, obs) in enumerate(
             zip(state["numbers"], state["actions"], state["obs"].numpy(), strict=True)
         ):
+            if not self.alive[i]:
+                self.numbers[i], self.actions[i], self.obs[i] = number, list(actions.numpy()), obs
+                continue
             camera = self.envs[i].unwrapped if isinstance(self.envs[i].unwrapped, PixelEnv) else None
             if camera:  # drawing is not exact from process to process: the frames are the checkpoint's
                 camera.blind, camera.frames = True, obs.copy()

@@ -15,28 +15,33 @@ import torch
 
 
 @torch.no_grad()
-def evaluate(policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=(), longest=10**9) -> tuple:
+def evaluate(
+    policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=(), longest=10**9, alive=None
+) -> tuple:
     """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
 
     An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
     training, and all policies evaluated at one step meet the same starts. A signal cuts it short, and so does its
-    length at `longest`. Raises Fault where an action or a return is not finite.
+    length at `longest`. Raises Fault where an action or a return is not finite; seeds that are not `alive` (S,), if
+    that is given, play nothing and return NaN.
     """
+    alive = np.ones(len(seeds), bool) if alive is None else alive
     starts = [[episode(s, step, e) for e in range(len(envs[0]))] for s in seeds]
     obs = as_numbers([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)])
     returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
+    running &= alive[:, None]
     while running.any() and not signals:
         actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
         for i, _ in np.argwhere(running & ~np.isfinite(actions).all(-1)):
-            raise Fault(f"an evaluation's action of seed {seeds[i]}")
+            raise Fault("an evaluation's action", seeds[i], i)
         for i, e in np.argwhere(running):
             obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
             returns[i, e] += reward
             lengths[i, e] += 1
             running[i, e] = not (terminated or truncated or lengths[i, e] >= longest)
-    for seed, finite in zip(seeds, np.isfinite(returns).all(1)):
-        if not finite:
-            raise Fault(f"an evaluation's return of seed {seed}")
+    for i in np.flatnonzero(~np.isfinite(returns).all(1)):
+        raise Fault("an evaluation's return", seeds[i], i)
+    returns[~alive] = np.nan
     return returns, lengths
 
 
@@ -56,13 +61,13 @@ class Evaluation:
                 place = str(folder / f"seed-{seed}" / "videos")
                 row[0] = gym.wrappers.RecordVideo(row[0], place, episode_trigger=lambda _: True)
 
-    def play(self, policies: dict[str, Callable], step: int, signals: list, logs: Logs) -> dict:
+    def play(self, policies: dict[str, Callable], step: int, signals: list, logs: Logs, alive: np.ndarray) -> dict:
         """`evaluate` of each policy; films go to the logs, and a cut episode is told, once."""
         results, longest = {}, self.args.eval_max_steps
         for name, policy in policies.items():
             for row in self.envs:
                 row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
-            results[name] = evaluate(policy, self.envs, self.seeds, step, self.device, signals, longest)
+            results[name] = evaluate(policy, self.envs, self.seeds, step, self.device, signals, longest, alive)
             for i, row in enumerate(self.envs if self.args.capture_video else ()):
                 if row[0].recording:
                     film = Path(row[0].video_folder, f"{row[0]._video_name}.mp4")

@@ -132,7 +132,7 @@ class Logs:
         metrics = {"eval/episodic_return": returns.mean(1), "eval/episodic_length": lengths.mean(1)}
         metrics |= {f"eval/episodic_return_{name}": result[0].mean(1) for name, result in list(results.items())[1:]}
         self.scalars(step, metrics)
-        self.last = f"{returns.mean():.1f}"
+        self.last = f"{np.nanmean(returns):.1f}"  # of the seeds that have not diverged
 
     def progress(self, step: int, line: bool) -> None:
         """Moves the bar; where there is no terminal, a plain line every half minute and when asked for one."""

@@ -16,7 +16,11 @@ class Refused(Exception):
 
 
 class Fault(Exception):
-    """A number that is not finite: what, of which seed."""
+    """A number that is not finite: what, and of which seed, the i-th."""
+
+    def __init__(self, what: str, seed: int, i: int = 0):
+        super().__init__(f"{what} of seed {seed}")
+        self.what, self.i = what, i
 
 
 def fail(message: str) -> NoReturn:

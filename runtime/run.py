@@ -71,6 +71,7 @@ class Run:
         args = self.args
         seed_globals(args.seed)  # which a simulator may draw from while it is made
         self.envs = Episodes([make_env(args.env_id, None, args) for _ in self.seeds], self.seeds)
+        self.envs.fault = self.diverged
         self.evaluation = Evaluation(args, self.seeds, self.device)
         if not re.search(r":|-v\d+$", args.env_id):  # Gymnasium took its newest version: let it stay that one
             args.env_id = self.envs.envs[0].spec.id
@@ -178,7 +179,7 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint: all that the run needs to go on as if nothing had happened, and the logs that it counts on."""
-        self.refuse_faults(self.agent.metrics(self.seen) if self.seen else {})
+        self.watch(self.agent.metrics(self.seen) if self.seen else {})
         state = {"step": self.envs.count, "evaluated": self.evaluated, "agent": everything(self.agent)}
         state |= {"episodes": self.envs.state(), "csv": self.logs.sync(), "last": self.logs.last}
         self.checkpoints.save(state | {"best": self.agents.best}, self.replay)
@@ -187,7 +188,12 @@ class Run:
     def evaluate(self) -> None:
         """One episode in each environment of evaluations, by each policy; begun again on --resume if a signal came."""
         step = self.envs.count
-        results = self.evaluation.play(self.policies, step, self.signals, self.logs)
+        while True:
+            try:
+                results = self.evaluation.play(self.policies, step, self.signals, self.logs, self.envs.alive)
+                break
+            except Fault as fault:
+                self.diverged(fault)
         if not self.signals:
             self.logs.evaluation(step, results)
             self.evaluated = step
@@ -201,14 +207,23 @@ class Run:
         self.logs.scalars(step, {"charts/episodic_return": envs.returns, "charts/episodic_length": lengths}, over)
         if self.seen and step % LOG_EVERY == 0:
             metrics = self.agent.metrics(self.seen)
-            self.refuse_faults(metrics)
-            self.logs.scalars(step, metrics | {"charts/SPS": [self.logs.rate] * len(self.seeds)})
+            self.watch(metrics)
+            rates = {"charts/SPS": [self.logs.rate] * len(self.seeds)}
+            self.logs.scalars(step, metrics | rates, np.flatnonzero(envs.alive))
         for i in over:
             envs.begin(i)
 
-    def refuse_faults(self, metrics: dict[str, torch.Tensor]) -> None:
-        for fault in faults(self.agent, metrics, self.seeds):
+    def watch(self, metrics: dict[str, torch.Tensor]) -> None:
+        for fault in faults(self.agent, metrics, self.seeds, self.envs.alive):
+            self.diverged(fault)
+
+    def diverged(self, fault: Fault) -> None:
+        """Lets a seed end alone: it plays no more, and its evaluations are NaN from here on. The last one ends the
+        run."""
+        if self.envs.alive.sum() == 1:
             raise fault
+        self.envs.alive[fault.i] = False
+        tell(f"{fault} is not finite at step {self.envs.count}: it has diverged, and the other seeds go on without it")
 
     # ------------------------------------------------------------------------------------------------------ how it ends
     def train(self) -> int:
@@ -219,7 +234,7 @@ class Run:
         try:
             self.script.train(self.args, self)
         except Fault as fault:
-            cause = next(faults(self.agent, {}, self.seeds), fault)  # a parameter may be
+            cause = next(faults(self.agent, {}, self.seeds, self.envs.alive), fault)  # a parameter may be
             code = self.give_up(f"{cause} is not finite")
         except Overdue as late:
             code = self.give_up(str(late))
@@ -235,7 +250,9 @@ class Run:
                 self.close()
             self.signals.release()
         ended = "stopped" if self.signals or code else "done"
-        print(f"{ended} at step {self.envs.count}{self.logs.speed()}: {self.folder}")
+        gone = ", ".join(str(self.seeds[i]) for i in np.flatnonzero(~self.envs.alive))
+        gone = f", seeds {gone} diverged" if gone else ""
+        print(f"{ended} at step {self.envs.count}{self.logs.speed()}{gone}: {self.folder}")
         if ended == "stopped" and self.saved >= 0:
             print(self.go_on().strip())
         return 128 + self.signals[0] if self.signals else code
@@ -256,7 +273,7 @@ class Run:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            torn = self.signals.overdue or any(faults(self.agent, {}, self.seeds))
+            torn = self.signals.overdue or any(faults(self.agent, {}, self.seeds, self.envs.alive))
             if not torn:  # else agent.pt stays what it was
                 self.agents.last(self.envs.count)
         self.evaluation.close()

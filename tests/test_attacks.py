@@ -1,5 +1,6 @@
 """What a review broke: files that are not the run's, odd spaces, streams that meet, strangers' files, poor machines."""
 
+import csv
 import errno
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
+from analysis import play
+from analysis.records import read_arms
 from runtime import arguments, checkpoints, device, evaluation, logs, run, streams
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import evaluate
@@ -180,7 +183,7 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     with monkeypatch.context() as patch:
         patch.setattr(sac.Agent, "update", infinite)
         assert train(sac, quick(sac)) == 1
-    assert "losses/qf_loss of seed 1 is not finite" in capfd.readouterr().err
+    assert "losses/qf1_loss of seed 1 is not finite" in capfd.readouterr().err
 
     step, before = Drift.step, set(Path("runs").iterdir())
 
@@ -200,6 +203,50 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     assert train(sac, quick(sac)) == 1
     assert "return of seed 1 is not finite" in capfd.readouterr().err
     assert len((newest(before) / "evaluations.csv").read_text().splitlines()) == 1
+
+
+def test_a_diverged_seed_ends_alone(monkeypatch, capfd):
+    """Of three seeds the second's weights become NaN: the others train on to the bit as if it had not, its evaluations
+    are NaN from there on, and a resumed run is the same run; readers call it diverged, and play leaves it out."""
+    update = sac.Agent.update
+
+    def broken(agent, batch, noise):
+        seen = update(agent, batch, noise)
+        agent.steps = getattr(agent, "steps", 0) + 1
+        if agent.steps == 30:  # in the 70th step of a new run
+            agent.policy.fc1.weight.data[1, 0, 0] = torch.nan
+        return seen
+
+    whole = trained(num_seeds=3, total_timesteps=160)
+    with monkeypatch.context() as patch:
+        patch.setattr(sac.Agent, "update", broken)
+        lone = trained(num_seeds=3, total_timesteps=160)
+        part = trained(num_seeds=3, total_timesteps=120)
+    said = capfd.readouterr()
+    assert "action of seed 2 is not finite at step 70: it has diverged, and the other seeds go on" in said.err
+    assert "done at step 160" in said.out and ", seeds 2 diverged: runs/" in said.out
+    assert resume(sac, part, "--total-timesteps", "160") == 0
+    agents = [torch.load(x / "agent.pt", weights_only=True)["agent"] for x in (whole, lone, part)]
+    for key, value in agents[0].items():
+        for other in agents[1:]:
+            assert all(torch.equal(value.unflatten(0, (3, -1))[i], other[key].unflatten(0, (3, -1))[i]) for i in (0, 2))
+    tables = [list(csv.DictReader((x / "evaluations.csv").open())) for x in (whole, lone, part)]
+    assert tables[1] == tables[2] and [row["return"] for row in tables[1] if row["seed"] == "2"][-1] == "nan"
+    for ours, theirs in zip(tables[1], tables[0]):
+        gone = ours["seed"] == "2" and int(ours["step"]) > 60
+        assert (ours["return"] == "nan") == gone and (gone or ours == theirs)
+    (arm,) = read_arms([lone])
+    assert np.isnan(arm.curve("return")[1, -1]) and np.isfinite(arm.curve("return")[[0, 2]]).all()
+    rows = play.play(play.Args(lone, episodes=1))
+    assert [row[0] for row in rows] == [1, 3] and "action of seed 2 is not finite: left out" in capfd.readouterr().err
+
+    with monkeypatch.context() as patch:  # the last one ends the run
+        patch.setattr(sac.Agent, "update", broken)
+        patch.setattr(sac.Agent, "act", lambda agent, obs, noise: obs[..., :1] * torch.nan)
+        assert train(sac, quick(sac, num_seeds=2)) == 1
+    said = capfd.readouterr().err
+    assert "action of seed 1 is not finite at step 40: it has diverged" in said
+    assert "action of seed 2 is not finite at step 40; " in said
 
 
 def test_no_two_streams_can_meet():
