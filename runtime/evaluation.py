@@ -61,7 +61,7 @@ class Evaluation:
                 place = str(folder / f"seed-{seed}" / "videos")
                 row[0] = gym.wrappers.RecordVideo(row[0], place, episode_trigger=lambda _: True)
 
-    def play(self, policies: dict[str, Callable], step: int, signals: list, logs: Logs, alive: np.ndarray) -> dict:
+    def play(self, policies: dict[str, Callable], step: int, signals: list, logs: Logs, alive=None) -> dict:
         """`evaluate` of each policy; films go to the logs, and a cut episode is told, once."""
         results, longest = {}, self.args.eval_max_steps
         for name, policy in policies.items():

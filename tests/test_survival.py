@@ -421,9 +421,9 @@ def test_the_last_evaluation_is_on_disk(monkeypatch):
 
 # ------------------------------------------------------------------------------- numbers and simulators
 def test_numbers_that_go_wrong(monkeypatch, capfd):
-    """NaN in one seed's critic: the run stops by the next log with its name, keeps finite checkpoints and code 1."""
+    """NaN in the only seed's critic: the run stops by the next log with its name, with finite checkpoints and code 1."""
     monkeypatch.setattr(run, "LOG_EVERY", 10)
-    flags = {"checkpoint_frequency": 25, "eval_frequency": 40, "total_timesteps": 100}
+    flags = {"checkpoint_frequency": 25, "eval_frequency": 40, "total_timesteps": 100, "num_seeds": 1}
     whole = trained(**flags)
     original = sac.Agent.update
 
@@ -431,7 +431,7 @@ def test_numbers_that_go_wrong(monkeypatch, capfd):
         seen = original(agent, batch, noise)
         update.count += 1
         if update.count == 23:  # the update of step 63
-            agent.critic.fc2.weight.data[1, 0] = torch.nan  # the first critic of seed 2
+            agent.critic.fc2.weight.data[0, 0] = torch.nan  # its first critic
         return seen
 
     update.count = 0
@@ -440,7 +440,7 @@ def test_numbers_that_go_wrong(monkeypatch, capfd):
     assert go() == 1
     folder = (set(Path().glob("runs/*")) - before).pop()
     error = capfd.readouterr().err
-    line = r"[\w. ]+ of seed 2 is not finite at step (6[3-9]|70); the checkpoint of step 50 is whole"
+    line = r"[\w. ]+ of seed 1 is not finite at step (6[3-9]|70); the checkpoint of step 50 is whole"
     assert re.search(line, error), error
     state = survival.last_checkpoint(folder)
     assert state["step"] == 50 and all(x.isfinite().all() for x in state["agent"])
@@ -457,16 +457,16 @@ def test_simulators_that_send_nonsense(what, monkeypatch, capfd):
     def step(env, action):
         obs, reward, *rest = original(env, action)
         step.count += 1
-        if step.count == 63 * 2:  # the second seed's
+        if step.count == 63:
             obs, reward = (obs * np.inf, reward) if what == "observation" else (obs, np.inf)
         return obs, reward, *rest
 
     step.count = 0
     monkeypatch.setattr(Drift, "step", step)
-    go, _ = start(checkpoint_frequency=25, eval_frequency=100)
+    go, _ = start(checkpoint_frequency=25, eval_frequency=100, num_seeds=1)
     assert go() == 1
     error = capfd.readouterr().err
-    assert f"script: {what} of seed 2 is not finite at step 63; the checkpoint of step 50 is whole\n" in error
+    assert f"script: {what} of seed 1 is not finite at step 63; the checkpoint of step 50 is whole\n" in error
 
 
 def test_a_reset_that_sends_nonsense(capfd, monkeypatch):
@@ -480,7 +480,7 @@ def test_a_reset_that_sends_nonsense(capfd, monkeypatch):
     monkeypatch.setattr(Episodes, "begin", begin)
     monkeypatch.setattr(sac.Replay, "add", lambda replay, *rows: played.append(rows) or add(replay, *rows))
     for learning_starts in (40, 15):
-        go, _ = start(learning_starts=learning_starts)
+        go, _ = start(learning_starts=learning_starts, num_seeds=1)
         assert go() == 1 and np.isfinite(np.concatenate([np.ravel(x) for x in sum(played, ())])).all()
         line = "script: observation of seed 1 is not finite at step 20; the checkpoint of step 0 is whole"
         assert line in capfd.readouterr().err
