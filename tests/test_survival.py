@@ -421,7 +421,7 @@ def test_the_last_evaluation_is_on_disk(monkeypatch):
 
 # ------------------------------------------------------------------------------- numbers and simulators
 def test_numbers_that_go_wrong(monkeypatch, capfd):
-    """NaN in the only seed's critic: the run stops by the next log with its name, with finite checkpoints and code 1."""
+    """NaN in the only seed's critic: the run stops by the next log with its name, finite checkpoints and code 1."""
     monkeypatch.setattr(run, "LOG_EVERY", 10)
     flags = {"checkpoint_frequency": 25, "eval_frequency": 40, "total_timesteps": 100, "num_seeds": 1}
     whole = trained(**flags)
