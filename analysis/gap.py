@@ -55,7 +55,7 @@ from scipy import stats
 
 STATES, DRAWS = 32, 256  # states of an agent, and draws of each that judge
 FITTING, CHOOSING, STEPS, RATE = 64, 1024, 400, 0.03  # the optimum: draws of a step of Adam's, to choose; first rate
-FITTED, MOMENTA, WIDER = 512, 32, 1.2  # own entropy: draws for the regression, momenta ρ_1 .. ρ_n, q's widening
+FITTED, MOMENTA = 512, 32  # own entropy: draws for q's regression, and momenta ρ_1 .. ρ_n
 OWN = "own_low", "own_high"
 COLUMNS = "environment", "script", "seed", "without", "with", *OWN, "optimal"
 
@@ -239,7 +239,7 @@ class Proposal:
         self.weights = torch.linalg.lstsq(given, y).solution  # (S, n, 1 + d, d)
         left = y - given @ self.weights
         covariance = left.mT @ left / (left.shape[-2] - given.shape[-1])
-        self.factor = WIDER * torch.linalg.cholesky(covariance)
+        self.factor = torch.linalg.cholesky(covariance)
         self.states = states
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:
