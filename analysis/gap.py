@@ -21,10 +21,10 @@ taken with the same random numbers, DRAWS a state:
 action and momentum together, `own` has the divergence of a_K alone. In --leapfrog-space action a_K is clamped and has
 no density: there its entropy is that of the position before the clamp.
 
-The bounds: the chain's steps are shears and factors, so it runs backwards, and the density of (position, momentum) at
-its end is known at any point. With ρ_0 the momentum that was drawn, ρ_1 .. ρ_n others from a Gaussian q given the
-position (a regression on FITTED other draws of that state) and w_i = p(a_K, ρ_i) / q(ρ_i|a_K), in expectation
-log (w_1 + .. + w_n)/n is below log p(a_K) and log (w_0 + .. + w_n)/(n + 1) is above it, and both tend to it.
+The bounds: the chain's steps are shears and factors, so it runs backwards, and the density p of position and momentum
+at its end is known at any point. Let r_0 be the momentum that was drawn, r_1 .. r_n others from a Gaussian q given the
+position (a regression on FITTED other draws of that state), and w_i = p(a_K, r_i) / q(r_i|a_K). In expectation
+log (w_1 + .. + w_n)/n is below log p(a_K), log (w_0 + .. + w_n)/(n + 1) is above it, and both tend to it.
 
 A line gives means over seeds with 95% intervals: the gap without dynamics, what the dynamics close of it by either
 measure, and what share of the gap that is (a ratio of means, with Fieller's interval), in units of the return. No
