@@ -272,6 +272,7 @@ def test_throughput_measures_the_scripts(tmp_path, capfd):
     assert "| sac_hpo_continuous | 2 | 2 |" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_play(capsys):
     """The last agent and a kept one, of every seed, against a policy whose return on Drift is known by hand."""
     flags = {"num_seeds": 2, "total_timesteps": 120, "eval_frequency": 60, "keep_agents": True}
@@ -315,6 +316,7 @@ def test_play(capsys):
         assert message in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_play_films():
     assert train(hpo, quick(hpo, env_id="Counter-v0")) == 0
     play.main(play.Args(newest(), episodes=2, video=Path("films")))

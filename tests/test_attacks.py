@@ -205,6 +205,7 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     assert len((newest(before) / "evaluations.csv").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_diverged_seed_ends_alone(monkeypatch, capfd):
     """Of three seeds the second's weights become NaN: the others train on to the bit as if it had not, its evaluations
     are NaN from there on, and a resumed run is the same run; readers call it diverged, and play leaves it out."""
@@ -288,6 +289,7 @@ def test_simulators_with_narrow_seeds(capfd):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_the_end_is_evaluated():
     """260 steps every 37: the last row is of step 260; extending such a run gives the longer run's table."""
     flags = {"eval_frequency": 37, "eval_episodes": 1}
@@ -301,6 +303,7 @@ def test_the_end_is_evaluated():
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
+@pytest.mark.slow
 def test_evaluations_come_back(damage):
     whole, part = trained(total_timesteps=180), trained(total_timesteps=120)
     table = part / "evaluations.csv"
@@ -334,6 +337,7 @@ def test_a_strangers_config_imports_nothing(capfd, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", ["pickle", "keys", "shape", "episodes"])
+@pytest.mark.slow
 def test_bad_content_behind_a_good_checksum(bad, capfd):
     """The checkpoint before is used, as for a damaged one."""
     whole, folder = trained(checkpoint_frequency=50), trained(checkpoint_frequency=50)
@@ -550,6 +554,7 @@ def test_compiling_is_announced_and_short_runs_skip_it(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_start(seeds, monkeypatch):
     """What warming up compiled serves the run: the same shapes, strides and settings."""
     compiled, during = [], []
@@ -599,6 +604,7 @@ def test_names_of_experiments(capfd):
     assert json.loads((folder / "config.json").read_text())["args"]["exp_name"] == "tau/0.1"
 
 
+@pytest.mark.slow
 def test_the_best_agent_is_kept(monkeypatch):
     """Seed by seed: what each seed's weights were at its best evaluation, through a resume too."""
     flags = {"num_seeds": 2, "keep_agents": True, "eval_frequency": 20, "eval_episodes": 1}

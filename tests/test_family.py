@@ -310,6 +310,7 @@ def test_flows_agree_with_normflows():
             assert torch.allclose(log_det[s], expected_log_det, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_updates_of_a_step_and_target_entropy(monkeypatch):
     """Two updates a step are twice as many, each on a batch of its own; a killed run of them goes on to the bit."""
     batches, update = [], sac.Agent.update
@@ -612,6 +613,7 @@ def test_quiet(tmp_path):
 
 
 @bullet
+@pytest.mark.slow
 def test_bullet_is_quiet(tmp_path):
     """In a process of its own, where the simulator is imported: neither stream gets a line that is not ours."""
     flags = f"--env-id {BULLET[2]} --total-timesteps 60 --learning-starts 40 --eval-frequency 60 --eval-episodes 1"

@@ -94,6 +94,7 @@ def test_actions_are_those_that_reach_the_environment(two):
 
 
 @pytest.mark.parametrize("script", [sac, hmc], ids=lambda script: script.__name__)
+@pytest.mark.slow
 def test_the_bare_environment_returns_what_was_evaluated(script):
     """No wrapper of the run's between the two: evaluations.csv's returns."""
     folder = trained(script, "Drift-v0", normalize_observations=True, num_seeds=2)

@@ -264,6 +264,7 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_generators_that_all_share(capfd):
     """A seed's run repeats whatever else draws, evaluations or not, and alone or in company; a resumed one is it."""
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
@@ -616,6 +617,7 @@ def test_a_finished_run_resumed_claims_no_speed(capfd):
     assert capfd.readouterr().out.splitlines()[-1] == f"done at step 60: {folder}"
 
 
+@pytest.mark.slow
 def test_a_header_and_lines_beside_a_bar():
     """On a pseudo-terminal neither the first lines nor a warning stand in the bar's line."""
     import pty

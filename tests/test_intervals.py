@@ -130,6 +130,7 @@ def test_a_verdict_shows_its_intervals_at_95_percent():
     assert rows == [("task", 1.0, -0.95, 0.95, 0)] * 3
 
 
+@pytest.mark.slow
 def test_verdicts_err_as_seldom_as_they_say():
     """Of 400 experiments on five tasks without a difference, a true "all" would be refuted in at most 5%."""
     rng, refuted = np.random.default_rng(4), 0

@@ -120,6 +120,7 @@ def test_comments_are_no_cells_and_an_empty_list_is_refused():
             read(Path("list"), "laptop")
 
 
+@pytest.mark.slow
 def test_a_wrong_command_line_is_refused_in_one_line_and_nothing_is_written(monkeypatch):
     """By the script itself: exit code 2, no page, no folder."""
     for words, scale, complaint in [
@@ -142,6 +143,7 @@ def test_a_wrong_command_line_is_refused_in_one_line_and_nothing_is_written(monk
     assert not list(Path().iterdir()) and (ROOT / "docs/results.md").stat().st_mtime_ns == page
 
 
+@pytest.mark.slow
 def test_ray_is_imported_when_it_is_asked_for_and_not_before(monkeypatch):
     code = "import sys; from analysis.benchmark import matrix, cells; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

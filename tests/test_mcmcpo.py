@@ -99,6 +99,7 @@ def test_the_controller_is_the_texts(distances, gains, bound):
         assert pid.beta.flatten().tolist() == pytest.approx([first, expected], rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_the_controller_settles_a_first_order_plant_at_its_target():
     """A distance that follows 1/β slowly ends at the target, from far above and from below: nothing winds up."""
     for beta, start in ((0.01, 8.0), (20.0, 0.0)):

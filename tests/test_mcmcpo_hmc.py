@@ -94,6 +94,7 @@ def test_the_potentials_gradient_and_its_derivative(unit, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------- the distance
+@pytest.mark.slow
 def test_the_distance_is_a_divergence():
     """Its mean is not negative over random parameters, and 0 without steps where the prior is the policy."""
     for seed in range(12):

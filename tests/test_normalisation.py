@@ -75,6 +75,7 @@ def agent_at(folder, name="agent.pt"):
 
 
 @pytest.mark.parametrize("script", [sac, hpo, hmc, langevin], ids=lambda script: script.__name__)
+@pytest.mark.slow
 def test_statistics_are_those_of_all_observations_of_training(script, runs):
     """numpy's over resets and steps, the random ones included, and nothing of evaluations; kept in agent.pt."""
     run = runs(script)
@@ -124,6 +125,7 @@ def test_without_the_flag_nothing_is_added(runs):
 
 
 @pytest.mark.parametrize("script", [sac, hmc], ids=lambda script: script.__name__)
+@pytest.mark.slow
 def test_a_resumed_and_a_longer_run_are_the_run(script, runs):
     """To the bit: statistics, weights, replay, evaluations. 73 steps lie amid an episode."""
     whole = runs(script, total_timesteps=120, eval_frequency=40).folder

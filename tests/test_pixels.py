@@ -68,6 +68,7 @@ def test_shapes_and_counts():
     assert count["force"] == 2 * (2 * d * 32 + 32 + 32 * d + d)  # without the latent (D17)
 
 
+@pytest.mark.slow
 def test_weights_are_orthogonal_and_seeds_their_own():
     agent, seen = agent_of(num_seeds=2), 0
     for layer in (layer for layer in agent.modules() if isinstance(layer, Linear | Conv2d)):
@@ -103,6 +104,7 @@ def test_leapfrog_and_the_rest_are_the_state_scripts():
 
 
 # -------------------------------------------------------------------------------------------------------------- losses
+@pytest.mark.slow
 def test_which_gradient_reaches_what():
     agent, batch, noise = agent_of(leapfrog_steps=2), batch_of(1, 4), noise_of(1, 4, 2)
     losses = {"critic": lambda: agent.critic_loss(batch, noise)[0],
@@ -282,6 +284,7 @@ def test_where_its_density_is_not_its_authors():
         assert torch.autograd.grad(log_prob.sum(), u)[0][1].item() == pytest.approx(slope, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_seeds_do_not_touch_each_other():
     both, alone = agent_of(num_seeds=2), agent_of(seed=2)
     batch, noise, uniform = batch_of(2, 4), noise_of(2, 4, 2), uniform_of(2, 4)
@@ -475,6 +478,7 @@ def test_action_repeat_sums_rewards_and_stops_at_the_end():
 
 
 @drawn
+@pytest.mark.slow
 def test_unknown_tasks_get_the_nearest_names():
     done = subprocess.run(
         [sys.executable, px.__file__, "--env-id", "dm_control/cheeta-run-v0"], capture_output=True, text=True
@@ -483,6 +487,7 @@ def test_unknown_tasks_get_the_nearest_names():
 
 
 @pytest.mark.parametrize("backend", ["nonsense", "disable"])
+@pytest.mark.slow
 def test_where_nothing_can_draw_one_line_says_what_to_install(tmp_path, backend):
     command = [sys.executable, px.__file__, "--env-id", "dm_control/cheetah-run-v0"]
     done = subprocess.run(

@@ -274,6 +274,7 @@ def test_weights_and_biases(script, monkeypatch):
     assert [s["id"] for s in settings[:2]] == [s["id"] for s in settings[2:]] and settings[2]["resume"] == "allow"
 
 
+@pytest.mark.slow
 def test_video(script):
     """The first episode of each evaluation, for every seed and reading, as a film that opens."""
     import imageio.v3 as iio
@@ -295,6 +296,7 @@ def command(script, *flags, **options):
     )
 
 
+@pytest.mark.slow
 def test_plain_lines_on_a_pipe_and_ctrl_c(script):
     """README's usage as a process; on a pipe plain lines; Ctrl-C leaves readable results and code 130."""
     flags = [
@@ -326,6 +328,7 @@ def test_plain_lines_on_a_pipe_and_ctrl_c(script):
     assert len((folder / "evaluations.csv").read_text().splitlines()) >= 3
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal(script):
     """Steps, rate, time left and the last evaluation, drawn on a pseudo-terminal."""
     import pty

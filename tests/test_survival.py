@@ -206,6 +206,7 @@ def test_a_signal_writes_a_checkpoint(number, monkeypatch, capfd):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.slow
 def test_a_signal_does_not_wait_for_an_evaluation(monkeypatch):
     """It comes in the step that an evaluation follows: not a step of that is played, and resumed it is the same run."""
     whole, original, steps = trained(), sac.Replay.add, []
@@ -226,6 +227,7 @@ def test_a_signal_does_not_wait_for_an_evaluation(monkeypatch):
     assert resumed(folder) == 0 and same(whole, folder)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_exits_at_once():
     code = """import os, signal, sys, conftest, sac_continuous as s
 def add(*a):
@@ -330,6 +332,7 @@ sys.exit(conftest.launch(s))"""
 
 
 # ------------------------------------------------------------------------------------------- refusals
+@pytest.mark.slow
 def test_one_process_for_a_folder(capfd):
     folder = trained()
     with filelock.FileLock(folder / "lock"):
@@ -338,6 +341,7 @@ def test_one_process_for_a_folder(capfd):
     assert resumed(folder) == 0
 
 
+@pytest.mark.slow
 def test_what_changes_nothing_learned_may_change_on_resume(capfd):
     """More episodes in an evaluation, other checkpoints, agents kept: told, kept for the next time, and the agent is
     the same to the bit."""
@@ -420,6 +424,7 @@ def test_the_last_evaluation_is_on_disk(monkeypatch):
 
 
 # ------------------------------------------------------------------------------- numbers and simulators
+@pytest.mark.slow
 def test_numbers_that_go_wrong(monkeypatch, capfd):
     """NaN in the only seed's critic: the run stops by the next log with its name, finite checkpoints and code 1."""
     monkeypatch.setattr(run, "LOG_EVERY", 10)
@@ -516,6 +521,7 @@ def test_failures_leave_a_checkpoint_and_a_traceback(where, error, monkeypatch):
     assert scalars(whole) == scalars(folder)
 
 
+@pytest.mark.slow
 def test_simulators_that_are_not_deterministic(capfd):
     """The run says so and goes on from a new episode."""
     folder = trained(env_id="Restless-v0")
