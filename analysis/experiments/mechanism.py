@@ -5,14 +5,16 @@
     python analysis/experiments/mechanism.py --show results/mechanism/*.csv --output docs/lab/mechanism.png
 
 The critic is Q(a) = α log p*(a), where p* is a mixture of two equal Gaussians cut to the box (-1, 1)^d, their centres
-at CENTRE and -CENTRE in every coordinate: p* ∝ exp(Q/α) is the optimum of the objective. There is one state. SAC-HPO's
-own policy and force train on its own loss from its own first weights, all other flags at their defaults, and then
-KL(a_K ‖ p*) is measured, with the momentum of training. No critic learns. α plays no part: g is a direction, and Adam
-does not see the loss's scale. The arms are the rows of HPO's Table 3, K = 0 to 4 at ε 0.15 and 1/√β0 0.1, and
-1/√β0 = 0.01 to 1 at K = 3 and ε 0.2.
+at CENTRE and -CENTRE in every coordinate, each --width wide: p* ∝ exp(Q/α) is the optimum of the objective. There is
+one state. SAC-HPO's own policy and force train on its own loss from its own first weights, all other flags at their
+defaults, and then KL(a_K ‖ p*) is measured, with the momentum of training. No critic learns. α plays no part: g is a
+direction, and Adam does not see the loss's scale. The arms are the rows of HPO's Table 3, K = 0 to 4 at ε 0.15 and
+1/√β0 0.1, and 1/√β0 = 0.01 to 1 at K = 3 and ε 0.2.
 
 a_K's density is a histogram of DRAWS draws, and KL that of two histograms, p*'s exact, less the (cells - 1)/2n that a
-sample adds. Cells make it too small and the sample still adds some: by some 0.003 in all (tests/test_mechanism.py).
+sample adds. Where K = 0 this is within 0.005 of the density's own KL at the same draws (tests/test_mechanism.py); what
+draws one gets moves it by about 0.003 where it is 0.5, and by 0.01 where it is 3.
+"noise alone" is the standard deviation that the momentum would add to u_K without a force, ε Σ 1/√β_k over k < K.
 -E log p*(a_K) is a mean over the draws; a_K's entropy is that less KL. `claimed` is the loss over α: KL with what eq.
 (15) takes for a_K's entropy, that of action and momentum together less a constant. It may be negative.
 
@@ -39,27 +41,38 @@ import torch
 from scipy.special import ndtr
 
 PROGRAM = "analysis/experiments/mechanism.py"
-CENTRE, WIDTH = 0.5, 0.16  # of p*'s Gaussians, in every coordinate: ±CENTRE, and their standard deviation
+CENTRE = 0.5  # of p*'s Gaussians, ± in every coordinate
 DRAWS, CHUNK = 2**18, 2**11  # a_K of a seed that a measurement draws, and how many at once
 CELLS = {1: 200, 2: 100}  # of a histogram, along each axis of the box
 KEPT = 100  # cells of a density that a results file keeps, d = 1
-COLUMNS = ("dimension", "leapfrog_steps", "step_size", "momentum_std", "seed", "kl_half", "kl", "cross", "claimed",
-           "density")  # fmt: skip
+COLUMNS = ("dimension", "width", "leapfrog_steps", "step_size", "momentum_std", "seed", "kl_half", "kl", "cross",
+           "claimed", "density")  # fmt: skip
 
 
 @dataclasses.dataclass
 class Args:
     dimension: int = 1  # of the action, 1 or 2
+    width: float = 0.16  # standard deviation of p*'s Gaussians
     seeds: int = 4  # seeds of each arm, 1, 2, ...
     steps: int = 2_000  # of the policy's optimizer; KL is measured after the half of them, too
     output: Path | None = None  # the CSV to keep the numbers in; with --show the figure, a PNG
     show: tuple[Path, ...] = ()  # train nothing, print the tables of these CSVs
 
 
+class Target(NamedTuple):
+    dimension: int
+    width: float
+
+
 class Arm(NamedTuple):
     leapfrog_steps: int  # K
     step_size: float  # ε
     momentum_std: float  # 1/√β0 in training
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation of u_K - u_0 without a force."""
+        return self.step_size * sum(hpo.momentum_stds(self.momentum_std, self.leapfrog_steps)[: self.leapfrog_steps])
 
 
 def rows() -> dict[Arm, list[str]]:
@@ -78,19 +91,19 @@ PLAIN, CHEETAH = BY_STEPS[0], BY_STD[-1]  # no dynamics; HalfCheetah's row
 
 
 # ---------------------------------------------------------------------------------------------------------- the target
-def log_target(action: torch.Tensor) -> torch.Tensor:
+def log_target(action: torch.Tensor, width: float) -> torch.Tensor:
     """log p*, (..), at actions (.., d) in the box."""
-    mass = math.log(ndtr((1 - CENTRE) / WIDTH) - ndtr((-1 - CENTRE) / WIDTH))  # of a Gaussian's coordinate in the box
-    each = [-((action - c) / WIDTH).square() / 2 - math.log(WIDTH * math.sqrt(2 * math.pi)) - mass
+    mass = math.log(ndtr((1 - CENTRE) / width) - ndtr((-1 - CENTRE) / width))  # of a Gaussian's coordinate in the box
+    each = [-((action - c) / width).square() / 2 - math.log(width * math.sqrt(2 * math.pi)) - mass
             for c in (CENTRE, -CENTRE)]  # fmt: skip
     return torch.stack([x.sum(-1) for x in each]).logsumexp(0) - math.log(2)
 
 
-def target_cells(dimension: int, cells: int) -> np.ndarray:
+def target_cells(dimension: int, width: float, cells: int) -> np.ndarray:
     """p*'s mass in the cells of the box, (cells^d,)."""
     edges, parts = np.linspace(-1, 1, cells + 1), []
     for centre in (CENTRE, -CENTRE):
-        z = (edges - centre) / WIDTH
+        z = (edges - centre) / width
         tail = np.where(z[:-1] > 0, -1, 1)  # masses of the upper half as of the lower, where they are told to the last
         low, high = tail * z[:-1], tail * z[1:]
         mass = tail * (ndtr(high) - ndtr(low))
@@ -101,12 +114,12 @@ def target_cells(dimension: int, cells: int) -> np.ndarray:
 class Exact(hpo.Critic):
     """Q1 = Q2 = α log p*(a)."""
 
-    def __init__(self, alpha: float):
+    def __init__(self, alpha: float, width: float):
         torch.nn.Module.__init__(self)
-        self.alpha = alpha
+        self.alpha, self.width = alpha, width
 
     def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        q = self.alpha * log_target(action)
+        q = self.alpha * log_target(action, self.width)
         return q.unsqueeze(-2).expand(*q.shape[:-1], 2, q.shape[-1])
 
 
@@ -124,12 +137,12 @@ class OneState(torch.nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------ training
-def agent_of(arms: list[Arm], seeds: int, dimension: int) -> hpo.Agent:
+def agent_of(arms: list[Arm], seeds: int, target: Target) -> hpo.Agent:
     """The script's agent for arms of one K side by side, all seeds (1, 2, ..) of each, at the exact critic."""
     args = hpo.Args(cuda=False, leapfrog_steps=arms[0].leapfrog_steps)
     with side_by_side([*range(1, seeds + 1)] * len(arms), torch.device("cpu")):
-        agent = hpo.Agent(args, 1, dimension)
-    agent.critic, agent.policy = Exact(args.alpha), OneState(agent.policy)
+        agent = hpo.Agent(args, 1, target.dimension)
+    agent.critic, agent.policy = Exact(args.alpha, target.width), OneState(agent.policy)
     if len(arms) > 1:
         sizes, stds = (torch.tensor(x)[:, None, None].repeat_interleave(seeds, 0) for x in list(zip(*arms))[1:])
     else:
@@ -170,15 +183,16 @@ def measure(agent: hpo.Agent, seeds: int, draws: int = DRAWS) -> dict[str, np.nd
         places = ((action + 1) / 2 * cells).long().clamp(0, cells - 1)  # tanh may round to 1
         flat = places[..., 0] if d == 1 else places[..., 0] * cells + places[..., 1]
         counts = counts + torch.stack([x.bincount(minlength=cells**d) for x in flat])
-        sums = sums + torch.stack([-log_target(action).mean(-1), loss / agent.args.alpha]).double()
+        sums = sums + torch.stack([-log_target(action, agent.critic.width).mean(-1), loss / agent.args.alpha]).double()
     cross, claimed = (sums / (draws // CHUNK)).numpy()
-    kl = divergence(counts.numpy(), target_cells(d, cells))
+    kl = divergence(counts.numpy(), target_cells(d, agent.critic.width, cells))
     return {"kl": kl, "cross": cross, "claimed": claimed, "counts": counts.numpy()}
 
 
 def measured(arms: list[Arm], args: Args) -> list[dict]:
     """The rows of arms of one K."""
-    agent, generator = agent_of(arms, args.seeds, args.dimension), torch.Generator().manual_seed(0)
+    target = Target(args.dimension, args.width)
+    agent, generator = agent_of(arms, args.seeds, target), torch.Generator().manual_seed(0)
     train(agent, args.seeds, args.steps // 2, generator)
     half = measure(agent, args.seeds)["kl"]
     train(agent, args.seeds, args.steps - args.steps // 2, generator)
@@ -189,16 +203,17 @@ def measured(arms: list[Arm], args: Args) -> list[dict]:
         if args.dimension == 1:
             share = found["counts"][i].reshape(KEPT, -1).sum(1) / found["counts"][i].sum()
             density = " ".join(f"{x:.3g}" for x in share * KEPT / 2)
-        cells = args.dimension, *arm, seed, *(f"{x:.4f}" for x in numbers), density
+        cells = *target, *arm, seed, *(f"{x:.4f}" for x in numbers), density
         out.append(dict(zip(COLUMNS, cells)))
     return out
 
 
 def run(args: Args) -> list[dict]:
     """The rows of all arms; arms of one K train side by side."""
-    found, comments = [], [f"# python {PROGRAM} --dimension {args.dimension} --seeds {args.seeds} --steps {args.steps}"]
-    comments.append(f"#   p*: two Gaussians at ±{CENTRE}, {WIDTH} wide; {DRAWS} draws of a_K, {CELLS[args.dimension]}"
-                    " cells an axis")  # fmt: skip
+    names = "dimension", "width", "seeds", "steps"
+    flags, found = records.words({name: getattr(args, name) for name in names}), []
+    about = f"{DRAWS} draws of a_K, {CELLS[args.dimension]} cells an axis"
+    comments = [" ".join(["# python", PROGRAM, *flags]), f"#   cpu, 1 threads, float32; {about}"]
     for k in sorted({arm.leapfrog_steps for arm in ARMS}):
         found += measured([arm for arm in ARMS if arm.leapfrog_steps == k], args)
         if args.output:  # after each, so that an interrupt loses none
@@ -217,38 +232,45 @@ class Cell(NamedTuple):
     density: list[np.ndarray]
 
 
-def read(lines: list[dict]) -> dict[tuple[int, Arm], Cell]:
-    """Results by dimension and arm."""
+def read(lines: list[dict]) -> dict[tuple[Target, Arm], Cell]:
+    """Results by target and arm."""
     found = {}
     for row in lines:
         arm = Arm(int(row["leapfrog_steps"]), float(row["step_size"]), float(row["momentum_std"]))
         numbers = [float(row[name]) for name in Cell._fields[:-1]]
         density = np.array([float(x) for x in row["density"].split()])
-        found.setdefault((int(row["dimension"]), arm), []).append((*numbers, density))
+        target = Target(int(row["dimension"]), float(row["width"]))
+        found.setdefault((target, arm), []).append((*numbers, density))
     return {key: Cell(*map(np.array, list(zip(*own))[:-1]), [x[-1] for x in own]) for key, own in found.items()}
 
 
-def tables(found: dict[tuple[int, Arm], Cell]) -> str:
-    """For Table 3's rows, K and 1/√β0: KL and its parts, a line for each dimension."""
+def targets(found: dict) -> list[Target]:
+    """Those that have the arm without dynamics: the widest first, and fewer dimensions."""
+    return sorted({target for target, arm in found if arm == PLAIN}, key=lambda target: (-target.width, target))
+
+
+def tables(found: dict[tuple[Target, Arm], Cell]) -> str:
+    """For Table 3's rows, K and 1/√β0: KL and its parts, a line for each target."""
     names, parts = rows(), []
-    for title, arms in (("row of Table 3", [PLAIN, *names]), ("by K", BY_STEPS), ("by 1/√β0", BY_STD)):
+    for arms in ([PLAIN, *names], BY_STEPS, BY_STD):
         lines = []
         for arm in arms:
-            for d in sorted({d for d, mine in found if mine == arm and (d, PLAIN) in found}):
-                own, plain = found[d, arm], found[d, PLAIN]
+            for target in (x for x in targets(found) if (x, arm) in found):
+                own, plain = found[target, arm], found[target, PLAIN]
                 less = own.kl - plain.kl
                 gained = [f"{less.mean():+.2f}", report.ends(less, digits=2)] if arm != PLAIN else ["", ""]
                 spreads = [report.spread(x, 2) for x in (own.cross, own.cross - own.kl, own.claimed, own.kl_half)]
-                name = ", ".join(names.get(arm, [])) if title.startswith("row") and arm != PLAIN else ""
-                lines.append([name or ("no dynamics" if arm == PLAIN else ""), *arm, d, len(own.kl),
-                              report.spread(own.kl, 2), *gained, *spreads])  # fmt: skip
-        head = [title, "K", "ε", "1/√β0", "d", "seeds", "KL(a_K ‖ p*)", "less K = 0's", "95 % interval",
-                "−E log p*(a_K)", "entropy of a_K", "KL as (15) claims", "KL at half the steps"]  # fmt: skip
+                name = "K = 0" if arm == PLAIN else ", ".join(names.get(arm, []))
+                lines.append([name, *arm, f"{arm.noise:.2f}", *target, len(own.kl), report.spread(own.kl, 2), *gained,
+                              *spreads])  # fmt: skip
+        head = ["row of Table 3", "K", "ε", "1/√β0", "noise alone", "d", "width", "seeds", "KL(a_K ‖ p*)",
+                "less K = 0's", "95 % interval", "−E log p*(a_K)", "entropy of a_K",
+                "KL as (15) claims", "KL at half the steps"]  # fmt: skip
         parts.append(report.table(head, lines))
     return "\n\n".join(parts)
 
 
-def draw(found: dict[tuple[int, Arm], Cell], output: Path) -> None:
+def draw(found: dict[tuple[Target, Arm], Cell], output: Path) -> None:
     """KL against K and against 1/√β0, every seed a dot; densities of d = 1, every seed a line."""
     import matplotlib
 
@@ -257,30 +279,37 @@ def draw(found: dict[tuple[int, Arm], Cell], output: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     for ax, arms, x in ((axes[0], BY_STEPS, "leapfrog_steps"), (axes[1], BY_STD, "momentum_std")):
-        for d, color in ((1, "tab:blue"), (2, "tab:orange")):
-            mine = [(getattr(arm, x), found[d, arm].kl) for arm in arms if (d, arm) in found]
-            if not mine or (d, PLAIN) not in found:
-                continue
-            ax.plot([at for at, _ in mine], [kl.mean() for _, kl in mine], color=color, label=f"d = {d}")
+        for target, color in zip(targets(found), ("tab:blue", "tab:orange", "tab:purple", "tab:brown")):
+            mine = [(getattr(arm, x), found[target, arm].kl) for arm in arms if (target, arm) in found]
+            name = f"d = {target.dimension}, width {target.width}"
+            ax.plot([at for at, _ in mine], [kl.mean() for _, kl in mine], color=color, label=name)
             for at, kl in mine:
                 ax.plot([at] * len(kl), kl, ".", color=color, alpha=0.6)
             if x == "momentum_std":
-                ax.axhline(found[d, PLAIN].kl.mean(), color=color, ls="--", lw=1, label=f"d = {d}, K = 0")
+                ax.axhline(found[target, PLAIN].kl.mean(), color=color, ls="--", lw=1)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
     axes[0].set(title="ε 0.15, 1/√β0 0.1", xlabel="leapfrog steps K", ylabel="KL(a_K ‖ p*), nats", xticks=range(5))
-    axes[1].set(title="K = 3, ε 0.2", xlabel="1/√β0 in training", ylabel="KL(a_K ‖ p*), nats")
+    axes[1].set(title="K = 3, ε 0.2", xlabel="1/√β0 in training; dashed: K = 0")
     axis = np.linspace(-1, 1, 401)
-    target = log_target(torch.tensor(axis)[:, None]).exp().numpy()
-    axes[2].fill_between(axis, target, color="0.85", label="p*")
+    first = targets(found)[0]
+    axes[2].fill_between(
+        axis, log_target(torch.tensor(axis)[:, None], first.width).exp().numpy(), color="0.85", label="p*"
+    )
     named = {PLAIN: "K = 0", BY_STEPS[3]: "K = 3, ε 0.15, 1/√β0 0.1", CHEETAH: "K = 3, ε 0.2, 1/√β0 1"}
     for (arm, name), color in zip(named.items(), ("black", "tab:green", "tab:red")):
-        for i, density in enumerate(found[1, arm].density if (1, arm) in found else []):
+        for i, density in enumerate(found[first, arm].density if (first, arm) in found else []):
             middles = (np.arange(len(density)) + 0.5) * 2 / len(density) - 1
             axes[2].plot(middles, density, color=color, lw=1, label=name if i == 0 else None)
-    axes[2].set(title="densities, d = 1, a line a seed", xlabel="action", xlim=(-1, 1), ylim=(0, None))
-    axes[2].legend(fontsize=8)
+    axes[2].set(
+        title=f"densities, d = {first.dimension}, width {first.width}, a line a seed",
+        xlabel="action",
+        xlim=(-1, 1),
+        ylim=(0, None),
+    )
+    axes[2].set_ylim(top=1.5 * axes[2].get_ylim()[1])  # room for names
+    axes[2].legend(fontsize=8, loc="upper left")
     try:
         figure.savefig(output, dpi=80, metadata={"Software": None})
     except (OSError, ValueError) as error:  # no such kind of picture
@@ -301,6 +330,8 @@ def main(args: Args) -> str:
         return tables(found)
     if args.dimension not in CELLS or args.seeds < 1 or args.steps < 2:
         fail("--dimension is 1 or 2, --seeds 1 or more, --steps 2 or more")
+    if not 0.02 <= args.width <= 10:
+        fail(f"--width {args.width}: choose 0.02 to 10, no narrower than a cell")
     return tables(read(run(args)))
 
 
