@@ -104,6 +104,23 @@ def test_with_dynamics_it_is_that_of_the_density_by_the_reversed_chain(arm):
     assert abs(found["claimed"].item() - kl) > 0.05  # eq. (15) takes another entropy for a_K's
 
 
+@pytest.mark.slow
+def test_in_two_dimensions_it_lies_between_the_gaps_bounds():
+    """a_K's entropy by momenta drawn for the reversed chain, with no histogram."""
+    agent = mechanism.agent_of([mechanism.BY_STEPS[3]], 1, target(2))
+    for p in agent.force.parameters():
+        p.data *= 3
+    obs, generator = torch.ones(1, 1, 1), torch.Generator().manual_seed(0)
+    noises = torch.randn(2, 4, 1, 10_000, 2, generator=generator)
+    judged, fitted = (gap.dynamics_of(agent, obs, gap.Noise(*noise.unbind())) for noise in noises)
+    action, log_slope = hpo.squash(judged.end, torch.zeros(1, 10_000))
+    started = gap.log_start(agent, obs, judged.start).mean() + log_slope.mean()
+    gained = gap.entropy_gained(agent, obs, judged, fitted, generator)
+    high, low = ((started - x - mechanism.log_target(action, 0.16).mean()).item() for x in gained)
+    found = mechanism.measure(agent, 1, 2**17)["kl"].item()
+    assert low - 0.04 < found < high + 0.04 and high - low < 0.02, (low, found, high)
+
+
 # ---------------------------------------------------------------------------------------------------------------- arms
 def test_the_arms_are_the_scripts_table():
     names = mechanism.rows()
@@ -122,13 +139,16 @@ def test_the_arms_are_the_scripts_table():
     assert names[mechanism.CHEETAH] == ["HalfCheetah"] and names[mechanism.BY_STEPS[2]] == ["Hopper"]
 
 
-def test_noise_alone_is_what_the_momentum_adds():
+def test_what_noise_and_force_alone_do():
     """By the script's leapfrog without a force; HalfCheetah's is K ε, as a momentum of 1 is not tempered."""
     for arm in (mechanism.CHEETAH, mechanism.BY_STEPS[3], mechanism.PLAIN):
         stds = hpo.momentum_stds(arm.momentum_std, arm.leapfrog_steps)
         x, rho = torch.zeros(1, 1), torch.full((1, 1), arm.momentum_std)
         assert hpo.leapfrog(torch.zeros_like, x, rho, arm.step_size, stds)[0].item() == pytest.approx(arm.noise)
     assert mechanism.CHEETAH.noise == pytest.approx(0.6)
+    by_hand = 0.15 * (0.075 + (2 * 0.15 + 0.075) + (2.5 * (2 * 0.15 + 0.15) + 0.075))  # tempered by 2 and by 2.5
+    assert mechanism.BY_STEPS[3].reach == pytest.approx(by_hand) and mechanism.PLAIN.reach == 0
+    assert mechanism.CHEETAH.reach == pytest.approx(0.2**2 * 3**2 / 2)  # ε² K²/2
 
 
 def test_arms_side_by_side_learn_what_each_learns_alone():
@@ -166,7 +186,9 @@ def test_files_tables_and_figure(monkeypatch):
     assert told == mechanism.main(mechanism.Args(show=(path,), output=picture)) and picture.stat().st_size > 10_000
     found = mechanism.read(mechanism.records.read_rows(path, mechanism.COLUMNS))
     own, plain = found[target(), mechanism.BY_STEPS[1]], found[target(), mechanism.PLAIN]
-    line = next(line for line in told.splitlines() if line.startswith("|  | 1 | 0.15 | 0.1 | 0.01 | 1 | 0.16 | 2 |"))
+    line = next(
+        line for line in told.splitlines() if line.startswith("|  | 1 | 0.15 | 0.1 | 0.01 | 0.01 | 1 | 0.16 | 2 |")
+    )
     assert f"{own.kl.mean():.2f} ±" in line and f"{(own.kl - plain.kl).mean():+.2f}" in line
     assert own.density[0].mean() * 2 == pytest.approx(1, abs=0.01) and len(own.density) == 2
     path.write_text(path.read_text(encoding="utf-8").replace(",1,0.15,", ",1,wide,"), encoding="utf-8")

@@ -14,7 +14,8 @@ direction, and Adam does not see the loss's scale. The arms are the rows of HPO'
 a_K's density is a histogram of DRAWS draws, and KL that of two histograms, p*'s exact, less the (cells - 1)/2n that a
 sample adds. Where K = 0 this is within 0.005 of the density's own KL at the same draws (tests/test_mechanism.py); what
 draws one gets moves it by about 0.003 where it is 0.5, and by 0.01 where it is 3.
-"noise alone" is the standard deviation that the momentum would add to u_K without a force, ε Σ 1/√β_k over k < K.
+"noise alone" is the standard deviation that the momentum would add to u_K without a force, ε Σ 1/√β_k over k < K;
+"force alone" is how far a force of 1 that never turns would carry u without a momentum ρ_0.
 -E log p*(a_K) is a mean over the draws; a_K's entropy is that less KL. `claimed` is the loss over α: KL with what eq.
 (15) takes for a_K's entropy, that of action and momentum together less a constant. It may be negative.
 
@@ -73,6 +74,12 @@ class Arm(NamedTuple):
     def noise(self) -> float:
         """The standard deviation of u_K - u_0 without a force."""
         return self.step_size * sum(hpo.momentum_stds(self.momentum_std, self.leapfrog_steps)[: self.leapfrog_steps])
+
+    @property
+    def reach(self) -> float:
+        """How far a force of 1 that never turns carries u_0, without a momentum to begin with."""
+        still, stds = torch.zeros(1), hpo.momentum_stds(self.momentum_std, self.leapfrog_steps)
+        return hpo.leapfrog(lambda x: x * 0 - 1, still, still, self.step_size, stds)[0].item()
 
 
 def rows() -> dict[Arm, list[str]]:
@@ -261,10 +268,10 @@ def tables(found: dict[tuple[Target, Arm], Cell]) -> str:
                 gained = [f"{less.mean():+.2f}", report.ends(less, digits=2)] if arm != PLAIN else ["", ""]
                 spreads = [report.spread(x, 2) for x in (own.cross, own.cross - own.kl, own.claimed, own.kl_half)]
                 name = "K = 0" if arm == PLAIN else ", ".join(names.get(arm, []))
-                lines.append([name, *arm, f"{arm.noise:.2f}", *target, len(own.kl), report.spread(own.kl, 2), *gained,
-                              *spreads])  # fmt: skip
-        head = ["row of Table 3", "K", "ε", "1/√β0", "noise alone", "d", "width", "seeds", "KL(a_K ‖ p*)",
-                "less K = 0's", "95 % interval", "−E log p*(a_K)", "entropy of a_K",
+                about = name, *arm, f"{arm.noise:.2f}", f"{arm.reach:.2f}", *target, len(own.kl)
+                lines.append([*about, report.spread(own.kl, 2), *gained, *spreads])
+        head = ["row of Table 3", "K", "ε", "1/√β0", "noise alone", "force alone", "d", "width", "seeds",
+                "KL(a_K ‖ p*)", "less K = 0's", "95 % interval", "−E log p*(a_K)", "entropy of a_K",
                 "KL as (15) claims", "KL at half the steps"]  # fmt: skip
         parts.append(report.table(head, lines))
     return "\n\n".join(parts)
