@@ -73,7 +73,8 @@ class Measured(Run):
         step = self.envs.count + 1  # which this update belongs to
         if step % EVERY:
             return
-        obs, agent = self.replay.sample(self.numbers(self.envs.count).uniform).obs, self.agent
+        (uniform, _), *_ = self.numbers(self.envs.count).updates
+        obs, agent = self.replay.sample(uniform).obs, self.agent
         generator = torch.Generator(obs.device).manual_seed(step)
         shape = len(self.seeds), 2, *obs.shape[1:-1], agent.act_dim
         action, momentum = torch.randn(shape, generator=generator, device=obs.device).unbind(1)
