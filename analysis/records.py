@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -108,7 +109,7 @@ def config_of(folder: Path) -> dict:
 def command(config: dict) -> str:
     """The command line that gives these arguments."""
     folder = "ablations/" if (ROOT / "ablations" / f"{config['script']}.py").exists() else ""
-    return " ".join(["python", f"{folder}{config['script']}.py", *given_flags(config)])
+    return shlex.join(["python", f"{folder}{config['script']}.py", *given_flags(config)])
 
 
 def origin(config: dict, word: str = "of ") -> list[str]:
@@ -127,7 +128,8 @@ def words(values: dict) -> list[str]:
     out = []
     for name, value in values.items():
         flag = name.replace("_", "-")
-        out += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        out += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", text]
     return out
 
 
@@ -143,7 +145,8 @@ def unlike(config: dict) -> dict:
 def variant(config: dict) -> list[str]:
     """The same as parts of a file's name."""
     flags = [(name.replace("_", "-"), value) for name, value in unlike(config).items()]
-    return [name if value is True else f"no-{name}" if value is False else f"{name}-{value}" for name, value in flags]
+    parts = [name if value is True else f"no-{name}" if value is False else f"{name}-{value}" for name, value in flags]
+    return [re.sub(r"[^\w.,+-]+", "_", part) for part in parts]  # a folder's name, or keyword arguments
 
 
 def file_stem(config: dict) -> str:

@@ -23,14 +23,15 @@ import numpy as np
 
 def logged(folder: Path, tag: str, every: int) -> dict[int, dict[int, list[float]]]:
     """{seed: {row's step: what was logged since the row before}} of a run."""
-    seeds = {}
+    seeds, every_tag = {}, set()
     for seed, log in records.event_logs(folder):
         known = sorted(log.Tags()["scalars"])
-        if tag not in known:
-            fail(f"{folder} has logged no {tag}: choose among {', '.join(known) or 'nothing'}")
+        every_tag |= {*known}
+        if tag not in known:  # it may have diverged
+            continue
         for x in log.Scalars(tag):
             seeds.setdefault(seed, {}).setdefault(-(-x.step // every) * every, []).append(x.value)
-    return seeds or fail(f"{folder} has logged no {tag}: choose among nothing")
+    return seeds or fail(f"{folder} has logged no {tag}: choose among {', '.join(sorted(every_tag)) or 'nothing'}")
 
 
 def columns_of(folders: list[Path], tag: str, every: int) -> tuple[dict[Key, dict[int, float]], list[Path]]:

@@ -6,6 +6,7 @@ Each holds `step`, `script`, `args`, `space`, which is what the environment obse
 """
 
 import math
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,15 +36,19 @@ def begin_with(agent, path: Path, seeds: range) -> None:
         theirs = range(saved["args"]["seed"], saved["args"]["seed"] + saved["args"]["num_seeds"])
         weights = {key: value.unflatten(0, (len(theirs), -1)) for key, value in saved["agent"].items()}
     except (OSError, *BAD_CONTENT) as error:
-        fail(f"{name}: {said(error)}; name a run's folder, or an agent's file there")
+        why = "it holds no agent" if isinstance(error, pickle.PickleError) else said(error)
+        fail(f"{name}: {why}; name a run's folder, or an agent's file there")
     if lacking := [seed for seed in seeds if seed not in theirs] if len(theirs) > 1 else []:
         fail(f"{name} has seeds {theirs[0]} to {theirs[-1]}, not {lacking[0]}: choose --seed and --num-seeds there")
     mine = {key: value.unflatten(0, (len(seeds), -1)) for key, value in agent.state_dict().items()}
     for key in sorted(mine.keys() | weights.keys()):
         have, want = (tuple(x[key].shape[2:]) if key in x else "none" for x in (weights, mine))
         if have != want:
-            fail(f"{name}: {key} is {have} there and {want} here; start from a run of the same script and networks")
+            alike = "--normalize-observations as there" if "normaliser" in key else "the same script and networks"
+            fail(f"{name}: {key} is {have} there and {want} here; start with {alike}")
     places = [theirs.index(seed) if len(theirs) > 1 else 0 for seed in seeds]
+    if diverged := [theirs[i] for i in places if not all(x[i].isfinite().all() for x in weights.values())]:
+        fail(f"{name}: seed {diverged[0]} diverged there, its weights are not finite; choose other seeds")
     for key, value in mine.items():
         value.copy_(weights[key][places])
 

@@ -1,5 +1,6 @@
 """The command line: flags that every run has, limits, --help, and what a resumed run may change."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -83,10 +84,13 @@ def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tu
     if asked:
         about = script.__doc__.splitlines()[0] + (f" From {origin}: {', '.join(values)}." if values else "")
         defaults = vars(script.Args(**known))
-        print(flags.help_text(script.Args, defaults, LIMITS | script.LIMITS, grouped(script.Args), about))
+        text = flags.help_text(script.Args, defaults, LIMITS | script.LIMITS, grouped(script.Args), about)
+        with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+            print(text, flush=True)
         raise SystemExit(0)
     for name in given.keys() - {"resume"} if config else ():
         value, old = given[name], known[name]
+        value = str(value) if isinstance(value, Path) else value  # as config.json has it
         newest = name == "env_id" and re.fullmatch(rf"{re.escape(value)}-v\d+", old)
         if newest or (name, value) == ("products", "auto"):
             given[name] = old  # what it became

@@ -198,6 +198,8 @@ def load(folder: str | Path, seed: int | None = None, policy: str | None = None,
         env.close()
     try:
         agent = filled(alone(saved, seed - seeds[0]), space["shape"][0], len(space["low"]))
+        if not all(p.isfinite().all() for p in agent.parameters()):
+            fail(f"{saved.path}: seed {seed} diverged, its weights are not finite; choose another, or the best agent")
         name = policy or next(iter(agent.policies()))
         if name not in agent.policies():
             fail(f"{saved.path} has no policy {name}: choose one of {', '.join(agent.policies())}")

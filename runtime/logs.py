@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -133,6 +134,13 @@ class Logs:
         metrics |= {f"eval/episodic_return_{name}": result[0].mean(1) for name, result in list(results.items())[1:]}
         self.scalars(step, metrics)
         self.last = f"{np.nanmean(returns):.1f}"  # of the seeds that have not diverged
+
+    def lost(self, steps: range, episodes: int) -> None:
+        """Rows of evaluations that will never be, because every seed has diverged: readers count that as an outcome."""
+        head = (self.folder / "evaluations.csv").read_text(encoding="utf-8").split("\n")[0]
+        for step in steps:
+            for seed, e in itertools.product(self.seeds, range(episodes)):
+                print(step, seed, e, "nan", 0, *["nan"] * (head.count(",") - 4), sep=",", file=self.csv)
 
     def progress(self, step: int, line: bool) -> None:
         """Moves the bar; where there is no terminal, a plain line every half minute and when asked for one."""

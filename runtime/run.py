@@ -236,6 +236,9 @@ class Run:
         except Fault as fault:
             cause = next(faults(self.agent, {}, self.seeds, self.envs.alive), fault)  # a parameter may be
             code = self.give_up(f"{cause} is not finite")
+            every = self.args.eval_frequency  # no more than a table can hold, of a run without end
+            rest = range(every * (self.evaluated // every + 1), self.args.total_timesteps + 1, every)[:10_000]
+            self.logs.lost(rest, self.args.eval_episodes)
         except Overdue as late:
             code = self.give_up(str(late))
         except Exception as error:

@@ -158,6 +158,8 @@ def check_observation(env: gym.Env, obs, named: str) -> np.ndarray:
     if not right:
         what = f"shape {np.shape(obs)}" if isinstance(obs, np.ndarray) else f"type {type(obs).__name__}"
         fail(f"{named}: an observation of {what} where its space says {space}: mend the environment")
+    if not np.isfinite(flat).all():
+        fail(f"{named}: an observation among its first ones holds numbers that are not finite: mend the environment")
     return flat
 
 

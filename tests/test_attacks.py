@@ -15,9 +15,10 @@ import sac_continuous as sac
 import sac_hpo_continuous as hpo
 from analysis import play
 from analysis.records import read_arms
-from runtime import arguments, checkpoints, device, evaluation, logs, run, streams
+from runtime import arguments, checkpoints, device, evaluation, home, logs, run, streams
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import evaluate
+from runtime.messages import Refused
 from runtime.run import launch
 
 import gymnasium as gym
@@ -202,7 +203,8 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     monkeypatch.setattr(evaluation, "make_env", marked)
     assert train(sac, quick(sac)) == 1
     assert "return of seed 1 is not finite" in capfd.readouterr().err
-    assert len((newest(before) / "evaluations.csv").read_text().splitlines()) == 1
+    lines = (newest(before) / "evaluations.csv").read_text().splitlines()
+    assert len(lines) == 5 and all(",nan,0" in line for line in lines[1:])
 
 
 @pytest.mark.slow
@@ -248,6 +250,13 @@ def test_a_diverged_seed_ends_alone(monkeypatch, capfd):
     said = capfd.readouterr().err
     assert "action of seed 1 is not finite at step 40: it has diverged" in said
     assert "action of seed 2 is not finite at step 40; " in said
+    (arm,) = read_arms([newest()])
+    assert arm.steps.tolist() == [60, 120] and np.isnan(arm.curve("return")).all()  # an outcome, and no missing data
+    with pytest.raises(Refused, match="seed 2 diverged, its weights are not finite"):
+        home.load(lone, seed=2)
+    flags = ["--start-from", str(lone), "--env-id", "Drift-v0", "--seed", "2", "--total-timesteps", "60"]
+    assert launch(sac, [*flags, "--learning-starts", "20", "--no-cuda"]) == 2
+    assert "seed 2 diverged there" in capfd.readouterr().err
 
 
 def test_no_two_streams_can_meet():

@@ -45,7 +45,7 @@ SMOKE = {  # everything end to end, and nothing learned; from pixels a step take
     True: (2, 24, "--learning-starts 16 --eval-frequency 12 --eval-episodes 1 --eval-max-steps 4 --batch-size 16"),
 }
 ROUNDING = "matmul_precision"  # how finely products are rounded: told on the page, and no value of the method
-OWN = ("env_id", "seed", "num_seeds", "total_timesteps", "resume")  # what the list itself says, or nobody may
+OWN = ("env_id", "seed", "num_seeds", "total_timesteps", "resume", "start_from")  # the list itself says it, or nobody
 KEEP = "--keep-agents"  # changes no number: a cell has it if one of its lines does
 RESUMES = 3  # times that an attempt resumes a process which something killed
 LEASH = """import ctypes, os, sys
@@ -288,7 +288,8 @@ class Attempt:
 
     def __init__(self, cell: Cell, place: Place, threads: int = 1, gpu: str | None = None):
         self.cell, self.place, self.folder = cell, place, place.folder(cell)
-        self.environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        here = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))  # tasks of one's own
+        self.environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": here}
         if gpu is not None:
             self.environment["CUDA_VISIBLE_DEVICES"] = gpu
         self.process, self.lock, self.broken, self.killed, self.stopped = None, None, None, 0, False
@@ -348,7 +349,7 @@ class Attempt:
     def start(self, run: Path | None) -> None:
         command = self.cell.command()
         if run:
-            command = [command[0], "--resume", str(run.relative_to(self.folder))]
+            command = [command[0], "--resume", str(run.relative_to(self.folder)), "--env-id", self.cell.env_id]
         leash = ["-c", LEASH, str(os.getpid()), "-u"] if sys.platform == "linux" else ["-u"]
         errors = self.folder / "errors.txt"
         self.said = errors.stat().st_size if errors.exists() else 0
