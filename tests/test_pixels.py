@@ -357,7 +357,7 @@ def test_the_decoder_learns(amp):
     frames = (torch.stack(waves)[None, :, None] * 100 + 128).expand(1, 8, 9, 84, 84).to(torch.uint8)
     target = agent.five_bits(frames, uniform)
     optimizer = agent.decoder_optimizer
-    errors = [optimizer.minimise(agent.decoder_loss, frames, uniform)["decoder_loss"].item() for _ in range(60)]
+    errors = [optimizer.minimise(agent.decoder_loss, frames, uniform)["losses/ae_loss"].item() for _ in range(60)]
     assert errors[-1] < (target - target.mean((1,), keepdim=True)).square().mean() / 3 and errors[-1] < errors[0] / 3
 
 
