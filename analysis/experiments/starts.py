@@ -83,7 +83,12 @@ def keep(folders: list[Path]) -> Path:
     if not name.startswith("start-") or name.count("__") != 1:
         fail(f"{folders[0]} is no run of {PROGRAM}")
     start, reading = name.removeprefix("start-").split("__")
-    text = collect(folders, unfinished=True)[1]
+    batches = [collect([folder], unfinished=True)[1].splitlines() for folder in folders]  # of seeds, perhaps of commits
+    comments = [line for batch in batches for line in batch if line.startswith("#")]
+    rows = [[line for line in batch if not line.startswith("#")] for batch in batches]
+    if len({batch[0] for batch in rows}) > 1:
+        fail("these runs have other columns: collect each by itself")
+    text = "\n".join([*comments, rows[0][0], *(line for batch in rows for line in batch[1:])]) + "\n"
     text = text.replace(f"python {config['script']}.py", f"python {PROGRAM} train {start} {reading}")
     text = text.replace(f" --exp-name {args['exp_name']}", "")
     tuned = ["autotune"] if args["autotune"] else []
