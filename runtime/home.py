@@ -11,6 +11,7 @@ The environment need not be installed: agent.pt says what it observes and how it
 import dataclasses
 import importlib
 import json
+import operator
 import re
 import sys
 from collections import namedtuple
@@ -150,9 +151,11 @@ class Policy:
         The noise is off; with `explore` the action is drawn as in training, by noise that goes on from call to call,
         and that `seed` begins anew."""
         rows = self.numbers(obs)
+        if not rows.size:
+            return np.zeros((0, *self.box.shape), self.box.dtype)
         many = torch.as_tensor(rows.reshape(1, -1, *self.shape), dtype=torch.float32)
         if seed is not None:
-            self.noise.manual_seed(seed)
+            self.noise.manual_seed(whole(seed) % 2**63)
         action = torch.cat([self.drawn(one) for one in many.split(1, 1)], 1) if explore else self.function(many)
         return self.in_units(action[0].numpy()).reshape(*rows.shape[: rows.ndim - len(self.shape)], -1)
 
@@ -178,6 +181,14 @@ class Policy:
              f"{self.args.env_id} gives at once")  # fmt: skip
 
 
+def whole(seed) -> int:
+    """A seed as an int; Refused where it is none."""
+    try:
+        return operator.index(seed)
+    except TypeError:
+        fail(f"a seed of {seed!r}: give a whole number")
+
+
 def load(folder: str | Path, seed: int | None = None, policy: str | None = None, best: bool = False,
          step: int | None = None, env_id: str | None = None) -> Policy:  # fmt: skip
     """A policy of a run's folder: of its last agent, of its best one, or with --keep-agents of the one at a step.
@@ -188,7 +199,7 @@ def load(folder: str | Path, seed: int | None = None, policy: str | None = None,
     """
     saved = read(Path(folder), step, best)
     seeds = range(saved.args.seed, saved.args.seed + saved.args.num_seeds)
-    seed = seeds[0] if seed is None else seed
+    seed = seeds[0] if seed is None else whole(seed)
     if seed not in seeds:
         fail(f"{saved.path} has no seed {seed}: choose one of {seeds[0]} to {seeds[-1]}")
     space = saved.content.get("space")

@@ -165,6 +165,13 @@ def test_observations_of_no_kind_are_refused(two):
             policy(obs)
     with pytest.raises(Refused, match="not finite"):
         policy([np.nan, 0])
+    none = policy(np.zeros((0, 2)))
+    assert none.shape == (0, 2) and none.dtype == policy(np.zeros(2)).dtype
+    again = [policy(np.zeros(2), explore=True, seed=seed) for seed in (7, np.int64(7))]
+    assert np.array_equal(*again)
+    for call in (lambda: policy(np.zeros(2), explore=True, seed=1.5), lambda: load(two, seed=2.0)):
+        with pytest.raises(Refused, match="give a whole number"):
+            call()
 
 
 def test_an_observation_in_parts():
