@@ -46,7 +46,7 @@ from analysis import records, report
 from analysis.play import CPU, load
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
-from runtime.messages import fail
+from runtime.messages import Fault, fail
 
 import numpy as np
 import torch
@@ -88,7 +88,10 @@ def visited(agent) -> torch.Tensor:
 
     seeds = range(agent.args.seed, agent.args.seed + agent.args.num_seeds)
     envs = [[make_env(agent.args.env_id, args=agent.args)] for _ in seeds]
-    _, lengths = evaluate(seen, envs, seeds, 2**39 + 1, CPU)
+    try:
+        _, lengths = evaluate(seen, envs, seeds, 2**39 + 1, CPU)
+    except Fault as fault:
+        fail(f"{fault} is not finite: a run with a seed that diverged is left out")
     places = [np.linspace(0, length - 1, STATES).astype(int) for length in lengths[:, 0]]
     return agent.sees(torch.stack([torch.stack([kept[t][i, 0] for t in where]) for i, where in enumerate(places)]))
 
