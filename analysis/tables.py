@@ -106,8 +106,10 @@ def steps_table(arms: list[Arm]) -> str:
     for env_id in dict.fromkeys(arm.env_id for arm in arms):
         own = {name: arm for arm, name in zip(arms, names) if arm.env_id == env_id}
         for step in sorted({step for arm in own.values() for step in arm.steps.tolist()}):
-            cells = {name: spread(arm.curve()[:, arm.steps == step][:, 0])
-                     for name, arm in own.items() if step in arm.steps}  # fmt: skip
+            seen = {name: arm.curve()[:, arm.steps == step] for name, arm in own.items() if step in arm.steps}
+            lost = {name: diverged(curve) for name, curve in seen.items()}
+            cells = {name: spread(curve[:, 0]) + f", {lost[name]} diverged" * (0 < lost[name] < len(curve))
+                     for name, curve in seen.items()}  # fmt: skip
             rows.append([env_id, f"{step:,}", *(cells.get(name, "") for name in columns)])
     return table([f"environment, all {shared}" if shared else "environment", "step", *columns], rows)
 

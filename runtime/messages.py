@@ -20,7 +20,7 @@ class Fault(Exception):
 
     def __init__(self, what: str, seed: int, i: int = 0):
         super().__init__(f"{what} of seed {seed}")
-        self.what, self.i = what, i
+        self.i = i
 
 
 def fail(message: str) -> NoReturn:

@@ -130,6 +130,7 @@ def test_a_diverged_seed_is_an_outcome(capsys):
     arms = arms_of("Toy-v0__sac_continuous.csv", "Toy-v0__sac_hpo_continuous.csv")
     text = tables.returns_table(arms)
     assert "| sac_continuous | 3, 1 diverged | 200 | 4 ± 1 | 3, 4, diverged | 4 | 4 ± 1 | 3 ± 1 |" in text
+    assert "| 200 | 4 ± 1, 1 diverged | 5 ± 1 |" in tables.steps_table(arms)
     # SAC's last evaluations are 3, 4 and, for the lost one, 2, the lowest of both: 3; SAC-HPO's 4, 5, 6
     assert "| sac_hpo_continuous | last evaluation | +2 |" in tables.differences_table(arms)
     assert curves.figure_of(arms).legends[0].get_texts()[0].get_text() == "SAC, 3 seeds, 1 diverged"
