@@ -34,6 +34,7 @@ class RunArgs:
     matmul_precision: Literal["highest", "high", "medium"] = "highest"  # PyTorch's names; medium is bfloat16 on a CPU
     products: Literal["auto", "default", "onednn"] = "auto"  # library of a CPU's float32 products; auto picks by a rule
     cuda_graphs: bool = True  # on a GPU, record acting and updating once and replay them
+    env_workers: int | None = None  # processes that step the environments, 0: none; by default some on a GPU
     checkpoint_frequency: int = 0  # steps between two checkpoints; 0: one at every evaluation
     resume: Path | None = None  # continue the run in this folder, with its own values
     start_from: Path | None = None  # begin with the weights of this run's agent.pt, or of another file of an agent
@@ -46,20 +47,21 @@ class RunArgs:
     CAMERA = False  # no flag: whether a script sees its environment by a camera
 
 
-LATER = "env_kwargs max_episode_steps normalize_observations start_from target_entropy updates_per_step".split()
-# which older runs lack: they had the default
+LATER = "env_kwargs env_workers max_episode_steps normalize_observations start_from target_entropy updates_per_step"
+LATER = LATER.split()  # which older runs lack: they had the default
 SHORT = 10_000  # updates; a run of fewer takes longer to compile than it gains (docs/speed.md)
 LIMITS = {  # smallest and largest value of each number
     "seed": (0, 2**32 - 1), "num_seeds": (1, 1024), "total_timesteps": (1, 10**10), "eval_frequency": (1, 10**12),
     "eval_episodes": (1, 10**4), "eval_max_steps": (1, 10**9), "max_episode_steps": (0, 10**9),
-    "checkpoint_frequency": (0, 10**12), "updates_per_step": (1, 1000),
+    "checkpoint_frequency": (0, 10**12), "updates_per_step": (1, 1000), "env_workers": (0, 1024),
     # and of those that many methods have
     "learning_starts": (0, 10**12), "random_steps": (0, 10**12), "batch_size": (1, 10**6), "buffer_size": (1, 10**10),
     "gamma": (0, 1), "tau": (1e-9, 1), "policy_lr": (1e-12, 1), "q_lr": (1e-12, 1),
 }  # fmt: skip
 LOGGING = ["exp_name", "keep_agents", "capture_video", "track", "wandb_project_name", "wandb_entity"]
-CHANGEABLE = {*LOGGING, "eval_episodes", "checkpoint_frequency", "cuda", "cuda_graphs", "compile"} - {"exp_name"}
-MACHINE = ["cuda", "cuda_graphs", "compile", "matmul_precision", "products"]
+MACHINE = ["cuda", "cuda_graphs", "compile", "matmul_precision", "products", "env_workers"]
+EXACT = {*LOGGING, "eval_episodes", "checkpoint_frequency", "env_workers"} - {"exp_name"}  # a run stays what it is
+CHANGEABLE = EXACT | {"cuda", "cuda_graphs", "compile"}
 
 
 def table(script: ModuleType, env_id: str) -> tuple[str, dict]:
@@ -96,7 +98,7 @@ def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tu
             given[name] = old  # what it became
         elif value != old and name in CHANGEABLE:
             now = flags.dashed(f"no_{name}" if value is False else name) + f" {value}" * (type(value) is not bool)
-            note(f"the run goes on with {now}, not {old} as before" + ", no longer to the bit" * (name in MACHINE))
+            note(f"the run goes on with {now}, not {old} as before" + ", no longer to the bit" * (name not in EXACT))
         elif value != old and not (name == "total_timesteps" and value > old):
             fail(f"{flags.dashed(name)} {value} contradicts the run to resume, which has {old}: leave it out")
     alone = "learning_starts" in given and "random_steps" not in given and hasattr(script.Args, "random_steps")

@@ -1,6 +1,5 @@
 """Environments, the episodes of all seeds, which come back after a stop, and evaluation."""
 
-import concurrent.futures
 import contextlib
 import ctypes
 import difflib
@@ -19,7 +18,8 @@ from runtime.messages import Fault, Refused, fail, note, said, tell
 from runtime.pixels import PixelEnv
 from runtime.spaces import acts, fitted
 from runtime.streams import WARM_UP, episode, stream
-from runtime.trial import NarrowSeeds, OwnGlobals, layers, make, tried
+from runtime.trial import NarrowSeeds, OwnGlobals, make, tried
+from runtime.workers import players
 
 import gymnasium as gym
 import numpy as np
@@ -143,17 +143,15 @@ class Episodes:
     """The environments of all seeds. Its seed and number decide how an episode starts; with the actions since, which
     a checkpoint keeps, they bring it back in any deterministic simulator."""
 
-    def __init__(self, envs: list[gym.Env], seeds: range):
+    def __init__(self, envs: list[gym.Env], seeds: range, workers: int = 0):
         self.envs, self.seeds, self.numbers, self.actions = envs, seeds, [0] * len(envs), [[] for _ in envs]
         self.count, self.pending = 0, None  # steps played; actions that an environment failed to play
         self.alive = np.ones(len(envs), bool)  # not the seeds that have diverged, which play no more
         self.returns, self.over = np.zeros(len(envs)), np.zeros(len(envs), bool)
         self.normaliser = None  # takes in each new observation: not what `load` plays again
         self.obs_dim, self.act_dim = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
-        mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")  # it steps outside the GIL
-        alone = any(isinstance(layer, OwnGlobals) for layer in layers(envs[0]))  # generators serve one at a time
-        self.pool = concurrent.futures.ThreadPoolExecutor(4) if mujoco and not alone and len(envs) > 7 else None
-        self.obs = as_numbers([env.reset(seed=episode(seed, 0))[0] for env, seed in zip(envs, seeds)])
+        self.players = players(envs, workers)
+        self.obs = as_numbers(self.players.reset(range(len(envs)), [episode(seed, 0) for seed in seeds]))
 
     def random_actions(self) -> np.ndarray:
         """Uniform on [-1, 1], (S, d)."""
@@ -166,15 +164,12 @@ class Episodes:
         actions, obs = np.array(actions, np.float32), self.obs
         self.refuse(observation=obs, action=actions)
         self.pending = actions
-
-        def play(some):
-            return [self.envs[i].step(actions[i])[:4] if self.alive[i] else (obs[i], 0.0, False, False) for i in some]
-
-        numbers = range(len(self.envs))
-        parts = self.pool.map(play, np.array_split(numbers, 4)) if self.pool else [play(numbers)]
-        outcomes = [outcome for part in parts for outcome in part]
+        which = np.flatnonzero(self.alive)
+        outcomes = [(x, 0.0, False, False) for x in obs]
+        for i, outcome in zip(which, self.players.step(which, actions[which])):
+            outcomes[i] = outcome
         self.count, self.pending = self.count + 1, None
-        for i in np.flatnonzero(self.alive):
+        for i in which:
             self.actions[i].append(actions[i])
         obs_list, *others = zip(*outcomes)
         self.obs, (rewards, terminated, truncated) = as_numbers(obs_list), map(np.array, others)
@@ -198,7 +193,7 @@ class Episodes:
     def begin(self, i: int, number: int | None = None) -> None:
         """The i-th seed's next episode, or again the one with this number."""
         new, number = number is None, self.numbers[i] + 1 if number is None else number
-        self.obs[i] = self.envs[i].reset(seed=episode(self.seeds[i], 0, number))[0]
+        (self.obs[i],) = self.players.reset([i], [episode(self.seeds[i], 0, number)])
         self.numbers[i], self.actions[i], self.returns[i], self.over[i] = number, [], 0, False
         if self.normaliser and new:
             self.normaliser.update(self.obs, slice(i, i + 1))
@@ -227,7 +222,7 @@ class Episodes:
                 camera.blind, camera.frames = True, obs.copy()
             self.begin(i, number)
             for action in actions.numpy():
-                self.obs[i], reward, terminated, truncated, _ = self.envs[i].step(action)
+                ((self.obs[i], reward, terminated, truncated),) = self.players.step([i], [action])
                 self.returns[i], self.over[i] = self.returns[i] + reward, terminated or truncated
                 self.actions[i].append(action)
             same = np.array_equal(obs, self.obs[i])
@@ -237,3 +232,6 @@ class Episodes:
                 tell(f"the simulator is not deterministic; environment {i} begins anew")
             if self.over[i] or not same:
                 self.begin(i)
+
+    def close(self) -> None:
+        self.players.close()

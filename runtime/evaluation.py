@@ -8,6 +8,7 @@ from runtime.environments import as_numbers, make_env
 from runtime.logs import Logs
 from runtime.messages import Fault, tell
 from runtime.streams import episode
+from runtime.workers import Here, Workers, players
 
 import gymnasium as gym
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 
 @torch.no_grad()
 def evaluate(
-    policy, envs: list[list[gym.Env]], seeds: range, step: int, device, signals=(), longest=10**9, alive=None
-) -> tuple:
-    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode].
+    policy, envs: list[list[gym.Env]] | Here | Workers, seeds: range, step: int, device, signals=(), longest=10**9,
+    alive=None,
+) -> tuple:  # fmt: skip
+    """Returns and lengths, (S, episodes) each, of one episode of a policy in each of envs[seed][episode], or in those
+    of `players` of them in this order.
 
     An episode's start depends on its seed, the step and its number alone: evaluating draws nothing from
     training, and all policies evaluated at one step meet the same starts. A signal cuts it short, and so does its
@@ -26,16 +29,20 @@ def evaluate(
     that is given, play nothing and return NaN.
     """
     alive = np.ones(len(seeds), bool) if alive is None else alive
-    starts = [[episode(s, step, e) for e in range(len(envs[0]))] for s in seeds]
-    obs = as_numbers([[env.reset(seed=n)[0] for env, n in zip(*row)] for row in zip(envs, starts)])
-    returns, lengths, running = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], int), np.ones(obs.shape[:2], bool)
+    stage = Here([env for row in envs for env in row], threads=False) if isinstance(envs, list) else envs
+    shape = len(seeds), len(stage.envs) // len(seeds)
+    starts = [episode(s, step, e) for s in seeds for e in range(shape[1])]
+    obs = as_numbers(stage.reset(range(len(starts)), starts))
+    obs = obs.reshape(*shape, *obs.shape[1:])
+    returns, lengths, running = np.zeros(shape), np.zeros(shape, int), np.ones(shape, bool)
     running &= alive[:, None]
     while running.any() and not signals:
         actions = policy(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
         for i, _ in np.argwhere(running & ~np.isfinite(actions).all(-1)):
             raise Fault("an evaluation's action", seeds[i], i)
-        for i, e in np.argwhere(running):
-            obs[i, e], reward, terminated, truncated, _ = envs[i][e].step(actions[i, e])
+        places = np.argwhere(running)
+        outcomes = stage.step(places @ (shape[1], 1), actions[running])
+        for (i, e), (obs[i, e], reward, terminated, truncated) in zip(places, outcomes):
             returns[i, e] += reward
             lengths[i, e] += 1
             running[i, e] = not (terminated or truncated or lengths[i, e] >= longest)
@@ -48,10 +55,11 @@ def evaluate(
 class Evaluation:
     """The environments in which a run evaluates, one for each seed and episode; the first of each seed may film."""
 
-    def __init__(self, args, seeds: range, device: torch.device):
+    def __init__(self, args, seeds: range, device: torch.device, workers: int = 0):
         self.args, self.seeds, self.device, self.cut = args, seeds, device, False
         modes = ["rgb_array" if args.capture_video and e == 0 else None for e in range(args.eval_episodes)]
         self.envs = [[make_env(args.env_id, mode, args) for mode in modes] for _ in seeds]
+        self.players = players([env for row in self.envs for env in row], workers)
 
     def film(self, folder: Path) -> None:
         """From now on the first episode of each evaluation is filmed, into seed-<n>/videos/."""
@@ -60,6 +68,7 @@ class Evaluation:
                 warnings.simplefilter("ignore")  # that a resumed run's folder has films already
                 place = str(folder / f"seed-{seed}" / "videos")
                 row[0] = gym.wrappers.RecordVideo(row[0], place, episode_trigger=lambda _: True)
+        self.players.envs = [env for row in self.envs for env in row]
 
     def play(self, policies: dict[str, Callable], step: int, signals: list, logs: Logs, alive=None) -> dict:
         """`evaluate` of each policy; films go to the logs, and a cut episode is told, once."""
@@ -67,7 +76,7 @@ class Evaluation:
         for name, policy in policies.items():
             for row in self.envs:
                 row[0].name_prefix = f"step-{step}-{name}"  # of its films, if it films
-            results[name] = evaluate(policy, self.envs, self.seeds, step, self.device, signals, longest, alive)
+            results[name] = evaluate(policy, self.players, self.seeds, step, self.device, signals, longest, alive)
             for i, row in enumerate(self.envs if self.args.capture_video else ()):
                 if row[0].recording:
                     film = Path(row[0].video_folder, f"{row[0]._video_name}.mp4")
@@ -80,6 +89,4 @@ class Evaluation:
         return results
 
     def close(self) -> None:
-        for row in self.envs:
-            for env in row:
-                env.close()
+        self.players.close()

@@ -26,6 +26,7 @@ from runtime.signals import Overdue, Signals
 from runtime.spaces import described
 from runtime.streams import Draws, Numbers
 from runtime.trial import seed_globals
+from runtime.workers import unasked
 
 import numpy as np
 import torch
@@ -70,9 +71,10 @@ class Run:
         """The environments of all seeds, with those of evaluations made beside them."""
         args = self.args
         seed_globals(args.seed)  # which a simulator may draw from while it is made
-        self.envs = Episodes([make_env(args.env_id, None, args) for _ in self.seeds], self.seeds)
+        workers = unasked(args.num_seeds, args.cuda) if args.env_workers is None else args.env_workers
+        self.envs = Episodes([make_env(args.env_id, None, args) for _ in self.seeds], self.seeds, workers)
         self.envs.fault = self.diverged
-        self.evaluation = Evaluation(args, self.seeds, self.device)
+        self.evaluation = Evaluation(args, self.seeds, self.device, workers)
         if not re.search(r":|-v\d+$", args.env_id):  # Gymnasium took its newest version: let it stay that one
             args.env_id = self.envs.envs[0].spec.id
         if args.normalize_observations:
@@ -280,7 +282,6 @@ class Run:
             if not torn:  # else agent.pt stays what it was
                 self.agents.last(self.envs.count)
         self.evaluation.close()
-        for env in self.envs.envs:
-            env.close()
+        self.envs.close()
         self.logs.close()
         self.checkpoints.lock.release()

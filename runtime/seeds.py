@@ -166,7 +166,7 @@ class Adam(torch.optim.Adam):
         super().__init__(parameters, lr=lr, betas=betas, fused=True, capturable=Company.device.type == "cuda")
         self.trained, self.functions = [p for group in self.param_groups for p in group["params"]], {}
         for p in self.trained:
-            step = torch.zeros((), device=p.device)
+            step = torch.zeros((), dtype=torch.float32, device=p.device)  # as a GPU's kernel reads it
             self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         self.columns = [[self.state[p][name] for p in self.trained] for name in ("exp_avg", "exp_avg_sq", "step")]
 

@@ -557,9 +557,9 @@ def test_many_environments_step_on_threads(env_id):
     """Nine MuJoCo environments on threads equal each one alone, in their order; others stay on one thread."""
     seeds = range(5, 14)
     together = Episodes([make_env(env_id) for _ in seeds], seeds)
-    assert (together.pool is not None) == (env_id == "Hopper-v4")
+    assert (together.players.pool is not None) == (env_id == "Hopper-v4")
     alone = [Episodes([make_env(env_id)], range(seed, seed + 1)) for seed in seeds]
-    assert all(one.pool is None for one in alone)
+    assert all(one.players.pool is None for one in alone)
     rng = np.random.default_rng(0)
     for _ in range(40):
         actions = rng.uniform(-1, 1, (9, *together.envs[0].action_space.shape)).astype(np.float32)

@@ -1,0 +1,153 @@
+"""Who steps a list of environments: this process, or several beside it. Which one changes no number.
+
+Stepping one environment holds Python's lock for some 50 to 300 microseconds, so that those of 32 seeds take longer than
+a GPU's update of all of them. Processes step them beside one another, while the GPU learns.
+"""
+
+import atexit
+import concurrent.futures
+import contextlib
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from runtime.pixels import PixelEnv
+from runtime.trial import OwnGlobals, layers
+
+import gymnasium as gym
+import numpy as np
+
+THREADS = 4  # for simulators that step outside Python's lock
+MOST = 12  # processes that a run starts unasked
+
+
+def unasked(num_seeds: int, cuda: bool) -> int:
+    """How many processes a run without --env-workers has; 0: it steps its environments itself. On a CPU, whose cores
+    learn meanwhile, they gain nothing (docs/speed.md)."""
+    return min(MOST, num_seeds // 2, cores() - 2) if cuda and num_seeds >= 8 and cores() >= 4 else 0
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def players(envs: list[gym.Env], workers: int) -> "Here | Workers":
+    """Who steps these environments: so many processes, or with fewer than two this one. Frames are drawn here, as a
+    renderer does not survive a fork."""
+    draws = isinstance(envs[0].unwrapped, PixelEnv) or envs[0].render_mode is not None
+    number = 0 if draws else min(workers, len(envs))
+    return Workers(envs, number) if number > 1 else Here(envs)
+
+
+class Here:
+    """This process, with a few threads where the simulator steps outside Python's lock."""
+
+    def __init__(self, envs: list[gym.Env], threads: bool = True):
+        self.envs = envs
+        mujoco = type(envs[0].unwrapped).__module__.startswith("gymnasium.envs.mujoco")
+        alone = any(isinstance(layer, OwnGlobals) for layer in layers(envs[0]))  # generators serve one at a time
+        several = threads and mujoco and not alone and len(envs) > 7
+        self.pool = concurrent.futures.ThreadPoolExecutor(THREADS) if several else None
+
+    def step(self, which: Sequence[int], actions: np.ndarray) -> list[tuple]:
+        """Observation, reward, terminated and truncated of each of these environments for its action."""
+        pairs = list(zip(which, actions))
+        if not self.pool:
+            return [self.envs[i].step(action)[:4] for i, action in pairs]
+        share = -(-len(pairs) // THREADS)
+        parts = [pairs[i : i + share] for i in range(0, len(pairs), share)]
+        done = self.pool.map(lambda part: [self.envs[i].step(action)[:4] for i, action in part], parts)
+        return [outcome for part in done for outcome in part]
+
+    def reset(self, which: Sequence[int], seeds: Sequence[int]) -> list:
+        """First observations of episodes that these seeds begin."""
+        return [self.envs[i].reset(seed=seed)[0] for i, seed in zip(which, seeds)]
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+class Workers:
+    """Processes, each with a share of the environments, which they take over as they are: they are forks of this one,
+    which keeps its own copies for their spaces and names. They end with it, however it ends."""
+
+    def __init__(self, envs: list[gym.Env], number: int):
+        self.envs, fork = envs, multiprocessing.get_context("fork")
+        self.firsts = np.arange(number + 1) * len(envs) // number  # environment of each process, and the end
+        self.pipes, self.processes = [], []
+        for _ in range(number):
+            mine, theirs = fork.Pipe()
+            inherited = [*self.pipes, mine]  # which the fork closes, so that each learns when this process has gone
+            process = fork.Process(target=serve, args=(envs, theirs, inherited), daemon=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python's, of threads: a fork touches no tensor, whose they are
+                process.start()
+            theirs.close()
+            self.pipes.append(mine), self.processes.append(process)
+        atexit.register(self.close)  # before multiprocessing waits for them, as they heed no signal
+
+    def step(self, which: Sequence[int], actions: np.ndarray) -> list[tuple]:
+        return self.ask("step", which, np.asarray(actions))
+
+    def reset(self, which: Sequence[int], seeds: Sequence[int]) -> list:
+        return [obs for (obs,) in self.ask("reset", which, seeds)]
+
+    def ask(self, what: str, which: Sequence[int], values: Sequence) -> list[tuple]:
+        """What each of these environments, whose numbers rise, answers; raises the first error among them."""
+        ends = np.searchsorted(which, self.firsts)
+        shares = [(pipe, slice(a, b)) for pipe, a, b in zip(self.pipes, ends, ends[1:]) if b > a]
+        for pipe, share in shares:
+            pipe.send_bytes(pickle.dumps((what, which[share], values[share]), pickle.HIGHEST_PROTOCOL))
+        answers = [pickle.loads(pipe.recv_bytes()) for pipe, _ in shares]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return [one for answer in answers for one in zip(*answer)]
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(5)
+            process.kill()
+
+
+def serve(envs: list[gym.Env], pipe, inherited: list) -> None:
+    """Steps and resets what the parent asks for, until it has closed the pipe."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)  # they are the run's, which ends its processes itself
+    for other in inherited:
+        other.close()
+    gc.freeze()  # what the parent had: no collection, which would copy its pages
+    here = Here(envs, threads=False)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            what, which, values = pickle.loads(pipe.recv_bytes())
+            try:
+                outcomes = getattr(here, what)(which, values)
+                answer = [np.array(column) for column in (zip(*outcomes) if what == "step" else [outcomes])]
+            except Exception as error:
+                answer = portable(error)
+            pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))  # columns: a few arrays travel fast
+    sys.stdout.flush()
+    os._exit(0)  # what the parent would do at its end, clean up for one, is not for its forks
+
+
+def portable(error: Exception) -> Exception:
+    """An error that a pipe takes, with a note of where it was raised."""
+    place = traceback.format_exc()
+    try:
+        pickle.dumps(error)
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.__cause__ = error.__context__ = None
+    error.add_note(f"in a process of --env-workers:\n{place}")
+    return error
