@@ -25,7 +25,8 @@ from runtime.messages import Refused, fail, tell
 import numpy as np
 
 PLACE = ("seed", "num_seeds", "cuda", "track", "wandb_project_name", "wandb_entity", "capture_video", "exp_name")
-PLACE += ("compile", "cuda_graphs", "checkpoint_frequency", "resume", "keep_agents", "products")  # not the method
+PLACE += ("compile", "cuda_graphs", "env_workers", "checkpoint_frequency", "resume", "keep_agents", "products")
+# which are not the method
 LENGTH = ("env_id", "total_timesteps", "eval_frequency", "eval_episodes", "eval_max_steps")  # nor tell arms apart
 LOST_COMMIT = "#   that commit is not in the repository: no code can be shown to give these numbers"
 NOT_CONFIG = "holds no config.json of a run"

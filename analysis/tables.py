@@ -5,6 +5,7 @@
     python analysis/tables.py results/sac_nf/*.csv --steps 50000                # as if the runs had been that long
     python analysis/tables.py runs/Hopper-v4__*                                 # your own runs, finished or not
     python analysis/tables.py results/pixels/*.csv --by-step                    # every evaluation, a row a step
+    python analysis/tables.py results/start/HalfCheetah-v4__*.csv --holm        # p-values, corrected for their number
 
 Runs of one script with the same flags and length are one arm, pooled over their seeds; flags that all arms share stand
 in the head of a table. What is left out is told on stderr.
@@ -13,7 +14,8 @@ A return is the mean of an evaluation's episodes. "Best" follows HPO (D16): for 
 then mean ± sample standard deviation over seeds. Differences are to SAC, or to the script named with --against, over
 the steps at which both were evaluated and in as many episodes. Intervals are 95 %, one at a time: Welch's for two
 scripts, Student's for pairs; a bootstrap over 4 seeds would be too narrow. A seed that diverged is counted: beside the
-others in the first table, as the lowest evaluation of the two in differences.
+others in the first table, as the lowest evaluation of the two in differences. With --holm each difference has
+Welch's p beside its interval, and Holm's correction of it for all differences in that measure, tasks included.
 """
 
 import sys
@@ -25,6 +27,7 @@ from analysis.report import Parser, counted, diverged, ends, spread, start, tabl
 from runtime.messages import tell
 
 import numpy as np
+import scipy.stats
 
 
 def heads(arms: list[Arm]) -> tuple[str, list[str]]:
@@ -55,8 +58,15 @@ def reference(arms: list[Arm], names: list[str], arm: Arm, against: str) -> Arm 
     return (same or those or [None])[0]
 
 
-def differences_table(arms: list[Arm], against: str = "sac_continuous") -> str:
-    rows, (head, names) = [], heads(arms)
+def by_holm(p: list[float]) -> np.ndarray:
+    """Holm's step-down correction of p-values (n,): the chance of one false finding among all stays below each."""
+    p, order = np.array(p), np.argsort(p)
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected[np.argsort(order)]
+
+
+def differences_table(arms: list[Arm], against: str = "sac_continuous", holm: bool = False) -> str:
+    rows, ps, (head, names) = [], [], heads(arms)
     found = {id(other) for arm in arms if (other := reference(arms, names, arm, against))}
     for arm, name in zip(arms, names):
         other = reference(arms, names, arm, against)
@@ -77,9 +87,18 @@ def differences_table(arms: list[Arm], against: str = "sac_continuous") -> str:
         measures["mean of all evaluations"] = ours.mean(1), theirs.mean(1)
         for measure, (left, right) in measures.items():
             rows.append([arm.env_id, name, measure, f"{left.mean() - right.mean():+.0f}", ends(left, right)])
+            several = min(len(left), len(right)) > 1
+            ps.append(scipy.stats.ttest_ind(left, right, equal_var=False).pvalue if several else 1.0)
     if len(arms) > 1 and not found:
         tell(f"{against} is not among the files, so no differences to it; --against takes one of {', '.join(names)}")
-    return table(["environment", head, "measure", f"difference to {against}", "95 % interval"], rows) if rows else ""
+    columns = ["environment", head, "measure", f"difference to {against}", "95 % interval"]
+    if holm:
+        corrected = np.empty(len(ps))
+        for first in range(3):  # a measure at a time
+            corrected[first::3] = by_holm(ps[first::3])
+        columns += ["Welch's p", "by Holm"]
+        rows = [[*row, f"{p:.2g}", f"{q:.2g}"] for row, p, q in zip(rows, ps, corrected)]
+    return table(columns, rows) if rows else ""
 
 
 def readings_table(arms: list[Arm]) -> str:
@@ -119,6 +138,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("files", nargs="+", type=Path, help="results files and runs' folders")
     parser.add_argument("--against", default="sac_continuous", help="script to which differences are taken")
     parser.add_argument("--steps", type=int, help="leave out evaluations after this step")
+    parser.add_argument("--holm", action="store_true", help="add p-values, as they are and by Holm's correction")
     parser.add_argument("--by-step", action="store_true", help="print the returns at each evaluation instead")
     options = parser.parse_args(argv)
     arms = read_arms(sorted(options.files), options.steps)
@@ -127,7 +147,7 @@ def main(argv: list[str]) -> None:
     elif options.by_step:
         print(steps_table(arms))
     else:
-        tables = returns_table(arms), differences_table(arms, options.against), readings_table(arms)
+        tables = returns_table(arms), differences_table(arms, options.against, options.holm), readings_table(arms)
         print("\n\n".join(filter(None, tables)))
 
 

@@ -16,6 +16,7 @@ pixels.py        and seen by a camera
 frames.py        a replay's frames, each kept once
 evaluation.py    episodes with the noise off, and their films
 streams.py       random numbers that need no saving
+workers.py       processes that step environments beside one another
 device.py        compilation, CUDA graphs, copies that nobody waits for
 products.py      matrix products by the fastest library, at the precision asked for
 agents.py        agent.pt, the best weights, those of every evaluation

@@ -91,8 +91,8 @@ def keep(folders: list[Path]) -> Path:
     text = "\n".join([*comments, rows[0][0], *(line for batch in rows for line in batch[1:])]) + "\n"
     text = text.replace(f"python {config['script']}.py", f"python {PROGRAM} train {start} {reading}")
     text = text.replace(f" --exp-name {args['exp_name']}", "")
-    tuned = ["autotune"] if args["autotune"] else []
-    path = RESULTS / ("__".join([args["env_id"], config["script"], f"start-{start}", reading, *tuned]) + ".csv")
+    more = ["autotune"] * args["autotune"] + ["gpu"] * args["cuda"]
+    path = RESULTS / ("__".join([args["env_id"], config["script"], f"start-{start}", reading, *more]) + ".csv")
     write_whole(path, text)
     return path
 
