@@ -1,0 +1,101 @@
+"""SAC of another code base at our settings, beside ours: Stable-Baselines3's (sb3) or SBX's (docs/lab/outside.md).
+
+    peers/bin/python analysis/experiments/outside.py sbx --seed 1 --output HalfCheetah-v4__sbx_sac.1.csv   # one seed
+    python analysis/experiments/outside.py join *__sbx_sac.*.csv --output results/outside/HalfCheetah-v4__sbx_sac.csv
+
+`peers` is a virtual environment of its own: pip install sbx-rl gymnasium==1.4.0 mujoco==3.17.0 imageio packaging. Ours
+are what every script has by default: two hidden layers of 256, 3e-4 for all, batch 256, an update a step after 5,000
+random ones. First weights and the range of log σ are theirs. Every 10,000 steps come ten episodes without noise.
+"""
+
+import argparse
+import csv
+import importlib
+import importlib.metadata
+import sys
+from pathlib import Path
+
+COLUMNS = "step", "seed", "episode", "return", "length"
+
+
+def train(options: argparse.Namespace) -> list[tuple]:
+    """Rows of evaluations of one seed."""
+    import gymnasium as gym
+
+    library = importlib.import_module({"sb3": "stable_baselines3"}.get(options.library, options.library))
+    envs = [gym.make(options.env_id) for _ in range(2)]
+    model = library.SAC(
+        "MlpPolicy", envs[0], learning_rate=options.learning_rate, buffer_size=options.total_timesteps,
+        learning_starts=options.learning_starts, batch_size=256, tau=0.005, gamma=0.99, train_freq=1, gradient_steps=1,
+        ent_coef=f"auto_{options.alpha}" if options.autotune else options.alpha,
+        policy_kwargs={"net_arch": [256, 256]}, seed=options.seed,
+    )  # fmt: skip
+    rows = []
+    for step in range(options.eval_frequency, options.total_timesteps + 1, options.eval_frequency):
+        model.learn(options.eval_frequency, reset_num_timesteps=False)
+        for episode in range(options.eval_episodes):
+            obs, _ = envs[1].reset(seed=10_000 * options.seed + 100 * (step // options.eval_frequency) + episode)
+            total, length, over = 0.0, 0, False
+            while not over:
+                obs, reward, terminated, truncated, _ = envs[1].step(model.predict(obs, deterministic=True)[0])
+                total, length, over = total + reward, length + 1, terminated or truncated
+            rows.append((step, options.seed, episode, total, length))
+        last = [row[3] for row in rows[-options.eval_episodes :]]
+        print(f"step {step}, last evaluation {sum(last) / len(last):.1f}", flush=True)
+        write(options.output, comments(options), rows)
+    return rows
+
+
+def comments(options: argparse.Namespace) -> list[str]:
+    """How these rows came to be."""
+    flags = "env_id", "seed", "total_timesteps", "alpha", "learning_starts", "learning_rate"
+    given = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in flags]
+    given += ["--autotune"] * options.autotune
+    names = {"sb3": ["stable_baselines3", "torch"], "sbx": ["sbx-rl", "jax", "stable_baselines3"]}[options.library]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in [*names, "gymnasium", "mujoco"])
+    return [f"# analysis/experiments/outside.py {options.library} {' '.join(given)}", f"#   {versions}"]
+
+
+def write(path: Path, head: list[str], rows: list[tuple]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"{line}\n" for line in head)
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def join(options: argparse.Namespace) -> None:
+    """One file of the seeds' files."""
+    head, rows = [], []
+    for path in sorted(options.files):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        head += [line for line in lines if line.startswith("#")]
+        rows += list(csv.reader(line for line in lines if not line.startswith("#")))[1:]
+    rows.sort(key=lambda row: [int(cell) for cell in row[:3]])
+    write(options.output, head, rows)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", choices=["sb3", "sbx", "join"], help="whose SAC; or join the files of seeds")
+    parser.add_argument("files", nargs="*", type=Path, help="join: files of one seed each")
+    parser.add_argument("--output", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--env-id", default="HalfCheetah-v4")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--total-timesteps", type=int, default=100_000)
+    parser.add_argument("--eval-frequency", type=int, default=10_000)
+    parser.add_argument("--eval-episodes", type=int, default=10)
+    parser.add_argument("--learning-starts", type=int, default=5_000)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--alpha", type=float, default=0.2, help="temperature, with --autotune its first value")
+    parser.add_argument("--autotune", action="store_true", help="tune the temperature")
+    options = parser.parse_args(argv)
+    try:
+        join(options) if options.library == "join" else train(options)
+    except (OSError, ImportError, ValueError) as error:
+        print(f"outside: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
