@@ -64,7 +64,9 @@ def train(start: str, reading: str, flags: list[str]) -> int:
     script = sac if reading == "sac" else hpo
     parts = PARTS if start == "all" else [] if start == "none" else start.split("+")
     random = "10000" if "random" in parts else "5000"
-    flags = ["--random-steps", random, "--learning-starts", "256" if "updates" in parts else random, *flags]
+    resumed = any(flag.split("=")[0] == "--resume" for flag in flags)  # whose values are its own
+    own = ["--random-steps", random, "--learning-starts", "256" if "updates" in parts else random]
+    flags = flags if resumed else own + flags
     if "weights" in parts:
         script.start = xavier
     if "log-std" in parts:

@@ -1,0 +1,147 @@
+"""The other start of a run (analysis/experiments/starts.py): what it draws, when it learns, and that it resumes."""
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import sac_continuous as sac
+import sac_hpo_continuous as hpo
+from analysis.checks import survival
+from analysis.experiments import starts
+from runtime import environments
+from runtime.seeds import side_by_side
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from conftest import CPU, newest
+
+DIMS = 17, 6  # HalfCheetah-v4's
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch):
+    """`starts.train` changes the scripts for its process: put them back."""
+    for owner, name in ((sac, "start"), (hpo, "start"), (sac.Policy, "forward"), (hpo.Policy, "forward"),
+                        (environments, "into_box")):  # fmt: skip
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+
+
+def first_agent(script, seeds=range(1, 9)):
+    with side_by_side(seeds, CPU):
+        return script.Agent(script.Args(num_seeds=len(seeds), cuda=False), *DIMS)
+
+
+def layers(agent):
+    return {
+        name: m for name, m in agent.named_modules() if hasattr(m, "like_pytorch") and not name.startswith("target")
+    }
+
+
+@pytest.mark.parametrize("script", [sac, hpo], ids=["sac", "hpo"])
+@pytest.mark.parametrize("weights", ["ours", "xavier"])
+def test_first_weights_are_uniform_between_their_bounds(script, weights):
+    """Kolmogorov and Smirnov's test of every layer, all seeds; the other start's biases are zero."""
+    if weights == "xavier":
+        script.start = starts.xavier
+    for name, layer in layers(first_agent(script)).items():
+        weight, bias = layer.like_pytorch()
+        n_out, n_in = weight.shape[-2:]
+        bound = math.sqrt(6 / (n_in + n_out)) if weights == "xavier" else 1 / math.sqrt(n_in)
+        drawn = weight.detach().numpy().ravel()
+        assert np.abs(drawn).max() <= bound and np.abs(drawn).max() > 0.98 * bound, name
+        assert scipy.stats.kstest(drawn, scipy.stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-4, name
+        if weights == "xavier":
+            assert not bias.any(), name
+        else:
+            assert (
+                scipy.stats.kstest(bias.detach().numpy().ravel(), scipy.stats.uniform(-bound, 2 * bound).cdf).pvalue
+                > 1e-4
+            )
+
+
+@pytest.mark.parametrize(
+    "parts, low, high", [("none", 0.08, 0.65), ("log-std", 0.7, 1.4), ("weights+log-std", 0.45, 2)]
+)
+def test_the_first_standard_deviations(parts, low, high):
+    """Of u, before the tanh, at states of HalfCheetah-v4's size: 98% lie in these bounds, and their median, at a log σ of
+    zero or amid its range, is 1 or exp(-1.5) = 0.22."""
+    if "log-std" in parts:
+        sac.Policy.forward = starts.clamped_log_std
+    if "weights" in parts:
+        sac.start = starts.xavier
+    obs = torch.randn(8, 500, DIMS[0], generator=torch.Generator().manual_seed(0))
+    std = first_agent(sac).policy(obs)[1].exp()
+    bounds = std.flatten().quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
+    assert low < bounds[0] and bounds[2] < high
+    assert bounds[1] == pytest.approx(math.exp(-1.5) if parts == "none" else 1, rel=0.1)
+
+
+def run(*flags):
+    short = (
+        "--env-id Drift-v0 --num-seeds 2 --batch-size 16 --eval-episodes 1 --eval-frequency 100 --no-cuda --no-compile"
+    )
+    return starts.train("updates", "sac", [*short.split(), *flags])
+
+
+def test_it_learns_while_actions_are_random(monkeypatch):
+    """From the step of --learning-starts on a step is an update; the policy acts once the random steps are over."""
+    events, update, act = [], sac.Agent.update, sac.Agent.act
+
+    def watched(name, original):
+        def call(agent, *inputs):
+            events.append((name, runs[0].envs.count))
+            return original(agent, *inputs)
+
+        return call
+
+    runs, original = [], starts.launch
+    monkeypatch.setattr(sac.Agent, "update", watched("update", update))
+    monkeypatch.setattr(sac.Agent, "act", watched("act", act))
+    monkeypatch.setattr(
+        "runtime.run.Run.open", lambda self, replay, open=sac.Run.open: (runs.append(self), open(self, replay))
+    )
+    assert (
+        original is starts.launch
+        and run("--random-steps", "90", "--learning-starts", "30", "--total-timesteps", "100") == 0
+    )
+    steps = {name: [step for kind, step in events if kind == name] for name in ("update", "act")}
+    assert steps["update"] == [*range(30, 100)] and steps["act"] == [*range(90, 100)]
+    args = runs[0].args
+    assert (args.random_steps, args.learning_starts) == (90, 30)
+
+
+def test_the_other_start_begins_as_its_code_base_does(monkeypatch):
+    seen = []
+    monkeypatch.setattr(starts, "launch", lambda script, flags, **more: seen.append(flags) or 0)
+    starts.train("all", "sac", [])
+    starts.train("none", "sac", [])
+    assert " ".join(seen[0]).endswith("--random-steps 10000 --learning-starts 256")
+    assert " ".join(seen[1]).endswith("--random-steps 5000 --learning-starts 5000")
+    assert sac.start is starts.xavier and sac.Policy.forward is starts.clamped_log_std
+
+
+@pytest.mark.slow
+def test_it_resumes_to_the_bit_from_within_the_random_steps(monkeypatch):
+    """Stopped at step 60 of 90 random ones, after 30 updates."""
+    flags = "--random-steps", "90", "--learning-starts", "30", "--total-timesteps", "150"
+    assert run(*flags) == 0
+    whole, before, original = newest(), set(Path("runs").iterdir()), sac.Replay.add
+
+    def add(replay, *parts):
+        original(replay, *parts)
+        if replay.added == 60:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(sac.Replay, "add", add)
+    assert run(*flags) == 128 + signal.SIGTERM
+    broken = newest(before)
+    monkeypatch.setattr(sac.Replay, "add", original)
+    assert survival.last_checkpoint(broken)["step"] == 60
+    assert starts.train("updates", "sac", ["--resume", str(broken)]) == 0
+    left, right = (survival.last_checkpoint(folder) for folder in (whole, broken))
+    assert left["step"] == right["step"] == 150 and left["csv"] == right["csv"]
+    assert all(torch.equal(a, b) for a, b in zip(left["agent"], right["agent"], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(left["episodes"]["actions"], right["episodes"]["actions"]))
