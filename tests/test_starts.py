@@ -66,7 +66,7 @@ def test_first_weights_are_uniform_between_their_bounds(script, weights):
     "parts, low, high", [("none", 0.08, 0.65), ("log-std", 0.7, 1.4), ("weights+log-std", 0.45, 2)]
 )
 def test_the_first_standard_deviations(parts, low, high):
-    """Of u, before the tanh, at states of HalfCheetah-v4's size: 98% lie in these bounds, and their median, at a log σ of
+    """Of u, before the tanh, at states of HalfCheetah-v4's size: 98% lie in these bounds, and the median, at a log σ of
     zero or amid its range, is 1 or exp(-1.5) = 0.22."""
     if "log-std" in parts:
         sac.Policy.forward = starts.clamped_log_std
