@@ -252,10 +252,11 @@ def test_operations_from_pixels(steps):
 
 @pytest.mark.slow
 def test_throughput_measures_the_scripts(tmp_path, capfd):
-    """One round at tiny length, a peer beside it: the table's columns, and ratios that belong to its rates."""
-    peer = f"{sys.executable} -c \"print('peer: 50.0 steps/s')\""
+    """One round at tiny length, two peers beside it: the table's columns, and ratios that belong to its rates."""
+    peers = tuple(f"{sys.executable} -c \"print('peer: {rate} steps/s')\"" for rate in (50.0, 20.0))
     args = throughput.Args(num_seeds=(1, 2), steps=40, warm_up=5, rounds=1, flags="--no-compile --batch-size=16")
-    throughput.main(dataclasses.replace(args, vs=peer, cuda=False, output=tmp_path / "speed.csv"))
+    args = dataclasses.replace(args, vs=peers, peer_name=("the peer", "B"), cuda=False, output=tmp_path / "speed.csv")
+    throughput.main(args)
     rows = list(csv.DictReader((tmp_path / "speed.csv").open()))
     assert [(r["script"], r["K"], r["seeds"]) for r in rows] == [
         ("sac_continuous", "0", "1"), ("sac_continuous", "0", "2"),
@@ -264,6 +265,8 @@ def test_throughput_measures_the_scripts(tmp_path, capfd):
     for row in rows:
         rate = float(row["steps/s"])
         assert float(row["over the peer"].split()[0]) == pytest.approx(rate / 50, abs=0.01)
+        assert float(row["over B"].split()[0]) == pytest.approx(rate / 20, abs=0.01)
+        assert (row["peer steps/s"], row["B steps/s"], row["peer"]) == ("50.0", "20.0", "the peer, B")
         assert float(row["seed-steps/s"]) == pytest.approx(rate * int(row["seeds"]), abs=0.1 * int(row["seeds"]))
         share = float(row["share"].rstrip("%")) / 100
         assert share == pytest.approx(rate / float(row["ceiling steps/s"]), abs=0.011) and row["ceiling by"]

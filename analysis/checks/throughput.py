@@ -2,9 +2,10 @@
 
     python analysis/checks/throughput.py --num-seeds 1 4 --leapfrog-steps 2
     python analysis/checks/throughput.py --vs "peer/bin/python bench_peer.py Hopper-v4 3000"   # prints "123.4 steps/s"
+    python analysis/checks/throughput.py --vs "FIRST .." "SECOND .." --peer-name SBX RLtools
 
 Every measurement is a process of its own that trains for --warm-up steps and then times --steps more, environment and
-acting included, evaluations not. Measurements of all cells (and the peer before each of them) are repeated --rounds
+acting included, evaluations not. Measurements of all cells (and the peers before each of them) are repeated --rounds
 times in turn, because a machine's speed drifts: compare ratios, which pair measurements made side by side. Each is told
 when it is made, and an interrupt leaves the table so far.
 
@@ -53,8 +54,8 @@ class Args:
     warm_up: int = 200  # steps with updates before them
     rounds: int = 3  # measurements of each cell
     flags: str = ""  # more flags for the scripts, such as --no-compile
-    vs: str | None = None  # command of a peer, which prints "<number> steps/s" last
-    peer_name: str = "peer"  # what the table calls the peer
+    vs: tuple[str, ...] = ()  # commands of peers, each of which prints "<number> steps/s" last
+    peer_name: tuple[str, ...] = ("the peer",)  # what the table calls them
     show: Path | None = None  # measure nothing, print the table of this CSV
     cuda: bool = torch.cuda.is_available()  # measure on the GPU
     output: Path | None = None  # CSV; by default results/throughput/<device>.csv
@@ -226,16 +227,16 @@ Cell = tuple[str, int, int]  # script, K, seeds
 def measurement(cell: Cell, args: Args) -> dict:
     """What a process of its own sees of a cell: rate, ceiling, threads, library; and the peer's rate before it."""
     script, steps, seeds = cell
-    peer = {}
-    if args.vs:
-        told = re.findall(r"([\d.]+) steps/s", run(args.vs, shell=True))
-        peer = {"peer": float(told[-1]) if told else fail(f'--vs {args.vs}: it printed no "123.4 steps/s"')}
+    peers = []
+    for peer in args.vs:
+        told = re.findall(r"([\d.]+) steps/s", run(peer, shell=True))
+        peers.append(float(told[-1]) if told else fail(f'--vs {peer}: it printed no "123.4 steps/s"'))
     flags = [f"--env-id={args.env_id}", f"--num-seeds={seeds}", "--cuda" if args.cuda else "--no-cuda"]
     flags += [f"--leapfrog-steps={steps}"] * ("hpo" in script) + args.flags.split()
     flags += [] if "--no-compile" in flags else ["--compile"]  # which a run this short would skip
     timed = args.steps if args.cuda else max(min(100, args.steps), args.steps // seeds)
     worker = [sys.executable, __file__, "--worker", script, str(args.warm_up), str(timed)]
-    return json.loads(run([*worker, *flags]).splitlines()[-1]) | peer
+    return json.loads(run([*worker, *flags]).splitlines()[-1]) | {"peers": peers}
 
 
 def summary(cell: Cell, seen: dict[Cell, list[dict]], args: Args) -> dict:
@@ -252,10 +253,10 @@ def summary(cell: Cell, seen: dict[Cell, list[dict]], args: Args) -> dict:
     row["share"] = f"{statistics.median(x['rate'] / x['ceiling'] for x in mine):.0%}"
     row["over fewest seeds"] = f"{statistics.median(scale):.2f}"
     row["time over SAC"] = f"{statistics.median(s['rate'] / r for s, r in zip(sac, rates)):.2f}" if sac else ""
-    if args.vs:
-        row["peer steps/s"] = f"{statistics.median(x['peer'] for x in mine):.1f}"
-        pairs = [x["rate"] / x["peer"] for x in mine]
-        row["over the peer"] = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
+    for i, name in enumerate(args.peer_name if args.vs else ()):
+        row[f"{name.removeprefix('the ')} steps/s"] = f"{statistics.median(x['peers'][i] for x in mine):.1f}"
+        pairs = [x["rate"] / x["peers"][i] for x in mine]
+        row[f"over {name}"] = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
     return row
 
 
@@ -263,7 +264,7 @@ def write(seen: dict[Cell, list[dict]], args: Args, machine: str, path: Path) ->
     """The CSV of what has been measured so far."""
     about = {"env": args.env_id, "device": machine, "threads": next(iter(seen.values()))[0]["threads"]}
     about |= {"torch": torch.__version__, "flags": args.flags, "rounds": min(map(len, seen.values()))}
-    about |= {"peer": args.peer_name if args.vs else "", "date": datetime.date.today().isoformat()}
+    about |= {"peer": ", ".join(args.peer_name) if args.vs else "", "date": datetime.date.today().isoformat()}
     rows = [summary(cell, seen, args) | about for cell in seen]
     write_whole(path, csv_text([], list(rows[0]), rows))
 
@@ -280,6 +281,8 @@ def main(args: Args) -> int:
              for steps in (args.leapfrog_steps if "hpo" in script else (0,)) for seeds in args.num_seeds]  # fmt: skip
     for script in args.scripts:
         module_of(script)
+    if args.vs and len(args.vs) != len(args.peer_name):
+        fail(f"--vs has {len(args.vs)} commands and --peer-name {len(args.peer_name)} names: give one for each")
     if not cells or args.rounds < 1:
         fail("nothing to measure: name --scripts, --num-seeds and --rounds of 1 or more")
     seen, code = {}, 0
@@ -289,7 +292,8 @@ def main(args: Args) -> int:
                 found = measurement(cell, args)
                 seen.setdefault(cell, []).append(found)
                 name = f"{cell[0]}, K = {cell[1]}, {cell[2]} seeds"
-                print(f"round {i + 1} of {args.rounds}: {name}: {found['rate']:.1f} steps/s", flush=True)
+                beside = "".join(f", {peer} {rate:.1f}" for peer, rate in zip(args.peer_name, found["peers"]))
+                print(f"round {i + 1} of {args.rounds}: {name}: {found['rate']:.1f} steps/s{beside}", flush=True)
                 write(seen, args, machine, path)
     except KeyboardInterrupt:
         if not seen:
@@ -305,4 +309,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         measure(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     else:
-        start(lambda argv: main(parsed(Args, __doc__, argv, texts=("--flags", "--vs"))))
+        start(lambda argv: main(parsed(Args, __doc__, argv, texts=("--flags",))))
