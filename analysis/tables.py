@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.records import Arm, alike, labels, read_arms
-from analysis.report import Parser, counted, diverged, ends, spread, start, table
+from analysis.report import Parser, counted, diverged, ends, interval, spread, start, table
 from runtime.messages import tell
 
 import numpy as np
@@ -87,8 +87,8 @@ def differences_table(arms: list[Arm], against: str = "sac_continuous", holm: bo
         measures["mean of all evaluations"] = ours.mean(1), theirs.mean(1)
         for measure, (left, right) in measures.items():
             rows.append([arm.env_id, name, measure, f"{left.mean() - right.mean():+.0f}", ends(left, right)])
-            several = min(len(left), len(right)) > 1
-            ps.append(scipy.stats.ttest_ind(left, right, equal_var=False).pvalue if several else 1.0)
+            tells = np.isfinite(interval(left, right)[1])  # else there is one seed, or none that differs
+            ps.append(scipy.stats.ttest_ind(left, right, equal_var=False).pvalue if tells else 1.0)
     if len(arms) > 1 and not found:
         tell(f"{against} is not among the files, so no differences to it; --against takes one of {', '.join(names)}")
     columns = ["environment", head, "measure", f"difference to {against}", "95 % interval"]

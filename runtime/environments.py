@@ -151,7 +151,11 @@ class Episodes:
         self.normaliser = None  # takes in each new observation: not what `load` plays again
         self.obs_dim, self.act_dim = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
         self.players = players(envs, workers)
-        self.obs = as_numbers(self.players.reset(range(len(envs)), [episode(seed, 0) for seed in seeds]))
+        try:
+            self.obs = as_numbers(self.players.reset(range(len(envs)), [episode(seed, 0) for seed in seeds]))
+        except BaseException:
+            self.close()
+            raise
 
     def random_actions(self) -> np.ndarray:
         """Uniform on [-1, 1], (S, d)."""

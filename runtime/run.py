@@ -26,7 +26,7 @@ from runtime.signals import Overdue, Signals
 from runtime.spaces import described
 from runtime.streams import Draws, Numbers
 from runtime.trial import seed_globals
-from runtime.workers import unasked
+from runtime.workers import Lost, unasked
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ class Run:
         self.seeds = range(args.seed, args.seed + args.num_seeds)
         self.evaluated, self.saved = 0, -1  # steps of the last evaluation and of the last checkpoint
         self.signals, self.seen, self.logs, self.agent, self.checkpoints = Signals(self), None, None, None, None
+        self.envs = self.evaluation = None
         self.began = False  # there is a folder, or about to be
         self.whole = True  # not amid a script's step, so that a checkpoint can be written
         if args.products == "auto":
@@ -247,12 +248,16 @@ class Run:
             if not (reason := out_of(error)):  # an environment failed, say
                 if self.logs and (self.whole or self.envs.pending is not None):  # keep what there is
                     self.save()
-                raise  # and let the traceback tell
+                if not isinstance(error, Lost):
+                    raise  # and let the traceback tell
+                reason = str(error)
             code = self.give_up(reason)
         finally:
             self.signals.quiet()
             if self.logs:
                 self.close()
+            for stage in filter(None, (self.evaluation, self.envs)):
+                stage.close()
             self.signals.release()
         ended = "stopped" if self.signals or code else "done"
         gone = ", ".join(str(self.seeds[i]) for i in np.flatnonzero(~self.envs.alive))
@@ -281,7 +286,5 @@ class Run:
             torn = self.signals.overdue or any(faults(self.agent, {}, self.seeds, self.envs.alive))
             if not torn:  # else agent.pt stays what it was
                 self.agents.last(self.envs.count)
-        self.evaluation.close()
-        self.envs.close()
         self.logs.close()
         self.checkpoints.lock.release()

@@ -7,21 +7,28 @@ a GPU's update of all of them. Processes step them beside one another, while the
 import atexit
 import concurrent.futures
 import contextlib
+import ctypes
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import ClassVar
 
+from runtime.messages import fail, said
 from runtime.pixels import PixelEnv
-from runtime.trial import OwnGlobals, layers
+from runtime.trial import OwnGlobals, layers, seed_globals
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 THREADS = 4  # for simulators that step outside Python's lock
 MOST = 12  # processes that a run starts unasked
@@ -38,11 +45,11 @@ def cores() -> int:
 
 
 def players(envs: list[gym.Env], workers: int) -> "Here | Workers":
-    """Who steps these environments: so many processes, or with fewer than two this one. Frames are drawn here, as a
-    renderer does not survive a fork."""
+    """Who steps these environments: so many processes, or with fewer than two this one. Frames are drawn here, on one
+    thread: a renderer survives no fork and no change of threads."""
     draws = isinstance(envs[0].unwrapped, PixelEnv) or envs[0].render_mode is not None
     number = 0 if draws else min(workers, len(envs))
-    return Workers(envs, number) if number > 1 else Here(envs)
+    return Workers(envs, number) if number > 1 else Here(envs, threads=not draws)
 
 
 class Here:
@@ -74,24 +81,33 @@ class Here:
             env.close()
 
 
+class Lost(Exception):
+    """A process that has gone, though nobody told it to."""
+
+
 class Workers:
     """Processes, each with a share of the environments, which they take over as they are: they are forks of this one,
     which keeps its own copies for their spaces and names. They end with it, however it ends."""
+
+    ends: ClassVar = set()  # this process's, of all pipes: a fork closes them, to learn when it has gone
 
     def __init__(self, envs: list[gym.Env], number: int):
         self.envs, fork = envs, multiprocessing.get_context("fork")
         self.firsts = np.arange(number + 1) * len(envs) // number  # environment of each process, and the end
         self.pipes, self.processes = [], []
-        for _ in range(number):
-            mine, theirs = fork.Pipe()
-            inherited = [*self.pipes, mine]  # which the fork closes, so that each learns when this process has gone
-            process = fork.Process(target=serve, args=(envs, theirs, inherited), daemon=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Python's, of threads: a fork touches no tensor, whose they are
-                process.start()
-            theirs.close()
-            self.pipes.append(mine), self.processes.append(process)
         atexit.register(self.close)  # before multiprocessing waits for them, as they heed no signal
+        try:
+            for first, end in itertools.pairwise(self.firsts):
+                mine, theirs = fork.Pipe()
+                self.pipes.append(mine), self.ends.add(mine)
+                process = fork.Process(target=serve, args=(envs, range(first, end), theirs, os.getpid()), daemon=True)
+                with theirs, warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)  # beside threads: `serve` has none
+                    process.start()
+                self.processes.append(process)
+        except OSError as error:
+            self.close()
+            fail(f"{number} processes to step environments do not start ({said(error)}): choose fewer --env-workers")
 
     def step(self, which: Sequence[int], actions: np.ndarray) -> list[tuple]:
         return self.ask("step", which, np.asarray(actions))
@@ -102,42 +118,68 @@ class Workers:
     def ask(self, what: str, which: Sequence[int], values: Sequence) -> list[tuple]:
         """What each of these environments, whose numbers rise, answers; raises the first error among them."""
         ends = np.searchsorted(which, self.firsts)
-        shares = [(pipe, slice(a, b)) for pipe, a, b in zip(self.pipes, ends, ends[1:]) if b > a]
-        for pipe, share in shares:
-            pipe.send_bytes(pickle.dumps((what, which[share], values[share]), pickle.HIGHEST_PROTOCOL))
-        answers = [pickle.loads(pipe.recv_bytes()) for pipe, _ in shares]
+        shares = [(i, slice(a, b)) for i, (a, b) in enumerate(itertools.pairwise(ends)) if b > a]
+        for i, share in shares:
+            with contextlib.suppress(OSError):  # it has gone, as its answer will tell
+                self.pipes[i].send_bytes(pickle.dumps((what, which[share], values[share]), pickle.HIGHEST_PROTOCOL))
+        answers = [self.answer(i) for i, _ in shares]  # all of them, lest one be taken for the next question's
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
         return [one for answer in answers for one in zip(*answer)]
 
+    def answer(self, i: int) -> list[np.ndarray] | Exception:
+        try:
+            return pickle.loads(self.pipes[i].recv_bytes())
+        except (EOFError, OSError):
+            self.processes[i].join(1)
+            code = self.processes[i].exitcode
+            how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+            return Lost(f"a process of --env-workers has gone ({how}; signal 9 is often a lack of memory)")
+
     def close(self) -> None:
+        """Ends the processes. Their environments close after this process's copies, and so have the last word."""
         atexit.unregister(self.close)
+        for env in self.envs:
+            env.close()
         for pipe in self.pipes:
-            pipe.close()
+            self.ends.discard(pipe), pipe.close()
+        late = time.monotonic() + 5
         for process in self.processes:
-            process.join(5)
-            process.kill()
+            process.join(max(0, late - time.monotonic()))
+            process.kill(), process.join()
+        self.envs, self.pipes, self.processes = [], [], []
 
 
-def serve(envs: list[gym.Env], pipe, inherited: list) -> None:
-    """Steps and resets what the parent asks for, until it has closed the pipe."""
+def serve(envs: list[gym.Env], own: range, pipe, parent: int) -> None:
+    """Steps and resets, of its own environments, what the parent asks for, until it has closed the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, signal.SIG_IGN)  # they are the run's, which ends its processes itself
-    for other in inherited:
+        signal.signal(number, lambda *_: None)  # they are the run's; ignored, they would be for a simulator's programs
+    for other in Workers.ends:
         other.close()
+    with contextlib.suppress(OSError, AttributeError):  # Linux: amid a step that does not end, too
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(0)
+    torch.set_num_threads(1)  # a fork has no others, and would wait for them
+    seed_globals(random.getrandbits(64) + own.start)  # else each would draw what the others draw
     gc.freeze()  # what the parent had: no collection, which would copy its pages
     here = Here(envs, threads=False)
     with contextlib.suppress(EOFError, OSError):
         while True:
             what, which, values = pickle.loads(pipe.recv_bytes())
             try:
-                outcomes = getattr(here, what)(which, values)
+                outcomes = getattr(here, what)(which, values)  # as columns: a few arrays travel fast
                 answer = [np.array(column) for column in (zip(*outcomes) if what == "step" else [outcomes])]
+                answer = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
             except Exception as error:
-                answer = portable(error)
-            pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))  # columns: a few arrays travel fast
-    sys.stdout.flush()
+                answer = pickle.dumps(portable(error))
+            pipe.send_bytes(answer)
+    for i in own:
+        with contextlib.suppress(Exception):
+            envs[i].close()
+    with contextlib.suppress(OSError, ValueError):  # whoever read may have gone
+        sys.stdout.flush()
     os._exit(0)  # what the parent would do at its end, clean up for one, is not for its forks
 
 
@@ -145,7 +187,7 @@ def portable(error: Exception) -> Exception:
     """An error that a pipe takes, with a note of where it was raised."""
     place = traceback.format_exc()
     try:
-        pickle.dumps(error)
+        pickle.loads(pickle.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.__cause__ = error.__context__ = None
