@@ -220,6 +220,7 @@ class Episodes:
         ):
             if not self.alive[i]:
                 self.numbers[i], self.actions[i], self.obs[i] = number, list(actions.numpy()), obs
+                self.returns[i] = state["returns"][i]
                 continue
             camera = self.envs[i].unwrapped if isinstance(self.envs[i].unwrapped, PixelEnv) else None
             if camera:  # drawing is not exact from process to process: the frames are the checkpoint's

@@ -23,6 +23,7 @@ import baseline1
 import gymnasium as gym
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from conftest import newest, quick, train
 from matplotlib import image
@@ -129,6 +130,34 @@ def test_tables(results):
         assert np.array_equal(part.values["return"], whole.values["return"][:, :2])
     assert "| 2 | 200 |" in tables.returns_table(shorter) and "4 of 4" in tables.readings_table(shorter)
     assert tables.differences_table(shorter) != tables.differences_table(arms)
+
+
+def test_holm_is_bonferroni_closed_under_subsets():
+    """A hypothesis falls at a level if every set with it falls by Bonferroni: its p is the largest of theirs."""
+    rng = np.random.default_rng(0)
+    for n in range(7):
+        for p in (rng.random(n) ** 3, rng.choice([0.001, 0.02, 0.02, 0.4], n), np.full(n, 1.0)):
+            sets = [[i for i in range(n) if bits >> i & 1] for bits in range(1, 2**n)]
+            each = [[min(1, len(those) * p[those].min()) for those in sets if i in those] for i in range(n)]
+            found = tables.by_holm(list(p))
+            assert found == pytest.approx([max(values) for values in each], abs=1e-15)
+            assert (p <= found).all() and (found <= 1).all()
+            assert (np.diff(found[np.argsort(p, kind="stable")]) >= 0).all()
+    assert tables.by_holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])  # 3 · 0.01, 2 · 0.03
+
+
+def test_p_values_in_a_table(results, capfd):
+    """Welch's by hand: t = 4.5 / 2.5 at 1.85 degrees of freedom; each measure is corrected for its own differences."""
+    degrees = (4.5 / 2 + 8 / 2) ** 2 / ((4.5 / 2) ** 2 + (8 / 2) ** 2)
+    p = 2 * scipy.stats.t.sf(4.5 / 2.5, degrees)
+    arms = records.read_arms(results)
+    twice = [*arms, *(dataclasses.replace(arm, env_id="Else-v0") for arm in arms)]  # the same on another task
+    for several in (1, 2):
+        text = tables.differences_table(twice[: 2 * several], holm=True)
+        assert f"| Toy-v0 | sac_hpo_continuous | best | +4 | [-7, +16] | {p:.2g} | {several * p:.2g} |" in text
+    still = [dataclasses.replace(x, values={"return": 0 * x.values["return"] + 7}) for x in arms]
+    assert tables.differences_table(still, holm=True).count("| +0 | no seed differs | 1 | 1 |") == 3
+    assert not capfd.readouterr().err and "Holm" not in tables.differences_table(arms)
 
 
 @pytest.mark.slow

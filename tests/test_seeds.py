@@ -117,6 +117,28 @@ def test_minimise_is_pytorchs_adam():
         )
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_adam_counts_as_pytorchs_fused_adam(kind):
+    """Whatever the default dtype: its kernel on a GPU takes the step counts for float32, and float64 ones gave NaN."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        net, twin = made(Linear, 5, 8), made(Linear, 5, 8)
+        ours, theirs = Adam(net.parameters(), 1e-2), torch.optim.Adam(twin.parameters(), 1e-2, fused=True)
+        x = torch.randn(3, 6, 5)
+        for _ in range(3):
+            ours.minimise(lambda: (net(x).square().mean((-2, -1)), {}))
+            theirs.zero_grad()
+            twin(x).square().mean((-2, -1)).sum().backward()
+            theirs.step()
+    finally:
+        torch.set_default_dtype(before)
+    for p, q in zip(net.parameters(), twin.parameters()):
+        for name, value in theirs.state[q].items():
+            assert ours.state[p][name].dtype == value.dtype and torch.equal(ours.state[p][name], value), name
+        assert p.dtype == kind and ours.state[p]["step"].dtype == torch.float32 and torch.equal(p, q)
+
+
 def test_a_gradient_may_lie_in_memory_as_it_likes():
     """Here transposed, as a convolution's may lie channels last: the fused kernel reads what it is given in a row."""
     net, scale = made(Linear, 3, 30), torch.randn(3, 30, 3)
