@@ -140,15 +140,17 @@ class Workers:
     def close(self) -> None:
         """Ends the processes. Their environments close after this process's copies, and so have the last word."""
         atexit.unregister(self.close)
-        for env in self.envs:
-            env.close()
-        for pipe in self.pipes:
-            self.ends.discard(pipe), pipe.close()
-        late = time.monotonic() + 5
-        for process in self.processes:
-            process.join(max(0, late - time.monotonic()))
-            process.kill(), process.join()
-        self.envs, self.pipes, self.processes = [], [], []
+        try:
+            for env in self.envs:
+                env.close()
+        finally:
+            for pipe in self.pipes:
+                self.ends.discard(pipe), pipe.close()
+            late = time.monotonic() + 5
+            for process in self.processes:
+                process.join(max(0, late - time.monotonic()))
+                process.kill(), process.join()
+            self.envs, self.pipes, self.processes = [], [], []
 
 
 def serve(envs: list[gym.Env], own: range, pipe, parent: int) -> None:

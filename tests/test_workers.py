@@ -442,6 +442,16 @@ def test_a_process_of_its_own():
     }
 
 
+def test_an_environment_that_fails_to_close(monkeypatch):
+    """Its error is raised, and the processes have ended."""
+    stage = Workers([Named(i) for i in range(4)], 2)
+    monkeypatch.setattr(stage.envs[1], "close", lambda: 1 / 0)
+    processes = stage.processes
+    with pytest.raises(ZeroDivisionError):
+        stage.close()
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
 def test_frames_are_drawn_here_on_one_thread():
     class Hopper(Drift):
         __module__ = "gymnasium.envs.mujoco.hopper_v4"
