@@ -1,6 +1,5 @@
 """Soft actor-critic (SAC), the baseline of Hamiltonian policy optimisation.
 
-    python sac_continuous.py --env-id Hopper-v4
     python sac_continuous.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
     python sac_continuous.py --env-id Ant-v4 --help                        # flags, with Ant's values
 
@@ -9,12 +8,12 @@ SAC maximises over a tanh-squashed Gaussian π_θ the value of its actions plus 
     J(θ) = E[ min(Q1, Q2)(s, a) - α log π_θ(a|s) ],    s from the replay, a ~ π_θ(·|s) in [-1, 1],
 
 while twin critics regress on y = r + γ (1 - terminated) [ min(Q1', Q2')(s', a') - α log π_θ(a'|s') ] with
-a' ~ π_θ(·|s') and slow copies Q' of the critics. "HPO" is the paper Hamiltonian Policy Optimization; D and a number
-is one of our readings of it, with its reason in docs/method.md. Every other script is a copy of this one in which only
-the method differs: its last paragraph names what, and `diff` shows nothing else.
+a' ~ π_θ(·|s') and slow copies Q' of the critics. Every other script is a copy of this one in which only the method
+differs: its last paragraph names what, and `diff` shows nothing else.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
-several seeds of it side by side (runtime/seeds.py).
+several seeds of it side by side (runtime/seeds.py). "HPO" is the paper Hamiltonian Policy Optimization; D and a
+number is one of our readings of it, with its reason in docs/method.md.
 """
 
 import copy
@@ -167,7 +166,8 @@ class Agent(Learner):
     @torch.no_grad()
     def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
         """Exploration: an action (1, d) at a state (1, ds)."""
-        return squash(*self.policy.sample(obs, noise.action))[0]
+        u, log_prob = self.policy.sample(obs, noise.action)
+        return squash(u, log_prob)[0]
 
     def policies(self) -> dict:
         """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
@@ -176,7 +176,8 @@ class Agent(Learner):
     def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
         """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            next_action, next_log_prob = squash(*self.policy.sample(batch.next_obs, noise.next_action))
+            u, log_prob = self.policy.sample(batch.next_obs, noise.next_action)
+            next_action, next_log_prob = squash(u, log_prob)
             next_q = self.target.smaller(batch.next_obs, next_action)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
@@ -188,7 +189,8 @@ class Agent(Learner):
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, HPO eq. (7)."""
         alpha = self.log_alpha.exp().detach()
-        action, log_prob = squash(*self.policy.sample(obs, noise.action))
+        u, log_prob = self.policy.sample(obs, noise.action)
+        action, log_prob = squash(u, log_prob)
         q = self.critic.smaller(obs, action)
         loss = (alpha * log_prob - q).mean(-1)
         seen = {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "losses/alpha": alpha.squeeze(-1)}

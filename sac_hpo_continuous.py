@@ -1,33 +1,31 @@
 """Hamiltonian policy optimisation (SAC-HPO): soft actor-critic whose actions follow Hamiltonian dynamics.
 
-    python sac_hpo_continuous.py --env-id Hopper-v4 --leapfrog-steps 2
     python sac_hpo_continuous.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
     python sac_hpo_continuous.py --env-id Ant-v4 --help                        # flags, with Ant's values
 
-SAC's policy, a Gaussian N_θ of u whose tanh is the action, draws u_0, and a momentum ρ_0 ~ N(0, β0⁻¹ I) is drawn
-beside it. The pair takes K leapfrog steps of size ε on the potential U(s, a) = -min(Q1, Q2)(s, a)/α:
+SAC's Gaussian N_θ draws u_0, whose tanh is the action, and a momentum ρ_0 ~ N(0, β0⁻¹ I) is drawn beside it. The pair
+takes K leapfrog steps of size ε on the potential U(s, a) = -min(Q1, Q2)(s, a)/α, where a = tanh(u):
 
-    ρ ← ρ - ε/2 F(s, u);   u ← u + ε ρ;   ρ ← ρ - ε/2 F(s, u);   ρ ← ρ √(β_{k-1}/β_k)     HPO eqs. (16), (17)
-    F = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   a = tanh(u),   g = ∇_u U / ‖∇_u U‖
+    ρ ← ρ - ε/2 F(s, a, g);   u ← u + ε ρ;   ρ ← ρ - ε/2 F(s, a, g);   ρ ← ρ √(β_{k-1}/β_k)       HPO eq. (16)
+    F(s, a, g) = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   g = ∇_u U / ‖∇_u U‖
+    1/√β_k = (1 - 1/√β0) k²/K² + 1/√β0                                                            HPO eq. (17)
 
-where the small network T_h bends the gradient and the gate σ_h mixes the two. a_K = tanh(u_K) is played, stored and
-valued, and θ and h maximise
+The small network T_h bends the gradient, and the gate σ_h mixes the two. a_K = tanh(u_K) is played, stored and valued.
+Each half step shifts one of (u, ρ) by a function of the other, so the density of both is known, and θ and h maximise J:
 
-    J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ]                       HPO eq. (15)
+    log p(a_K, ρ_K|s) = log N_θ(u_0|s) - Σ log(1 - a_K²) + log N(ρ_0) + a constant                HPO eq. (13)
+    J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ]                     HPO eq. (15)
 
-A half-step is a shear and tempering a constant factor, so the bracket is the log-density of (a_K, ρ_K) but for log
-N(ρ_0) and a constant, which neither θ nor h moves (eq. 13). Exploration moves its actions too, with a momentum of its
-own width; the twin critics are SAC's. The paper's letters move a, and do not say what an a outside the box is:
---leapfrog-space action does so and clamps a_K (D6). The last term of (15), αβ0/2 ρ_Kᵀρ_K, is off as in the paper's
-practice (D4). "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our readings of it, with
-its reason in docs/method.md.
+J leaves out log N(ρ_0), which neither moves, and αβ0/2 ρ_Kᵀρ_K, as the paper does in practice (D4). Exploration has a
+momentum of its own width. The paper writes all this with a itself in u's place, which may leave its box (D6).
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
-several seeds of it side by side (runtime/seeds.py).
+several seeds of it side by side (runtime/seeds.py). "HPO" is the paper Hamiltonian Policy Optimization; D and a
+number is one of our readings of it, with its reason in docs/method.md.
 
 Of `sac_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`, `Agent.act`,
-`Agent.policies`, `Agent.critic_loss` and `Agent.policy_loss`; it adds `Force`, `Space`, `PRE_TANH`, `ACTION`,
-`action_gradient`, `momentum_stds`, `leapfrog`, `Agent.evolve` and `Agent.evolved_mean`.
+`Agent.policies`, `Agent.critic_loss` and `Agent.policy_loss`; it adds `COLUMNS`, `FORMER`, `Force`, `action_gradient`,
+`momentum_stds`, `leapfrog`, `Agent.evolve` and `Agent.evolved_mean`.
 """
 
 import copy
@@ -35,8 +33,7 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from runtime.arguments import RunArgs
 from runtime.contract import Learner, twin_metrics
@@ -68,12 +65,11 @@ class Args(RunArgs):
     alpha: float = 0.2  # entropy temperature, with --autotune its first value (Table 3)
     autotune: bool = False  # tune the temperature towards --target-entropy (D11)
     target_entropy: float | None = None  # entropy that --autotune aims at; by default -(action dimensions) (D11)
-    policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
+    policy_layers: int = 2  # hidden layers of the policy, 1 or 2
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4); 0, with --policy-layers 2, is SAC
-    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of u (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
-    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (Table 4)
     leapfrog_state: bool = True  # let T_h and σ_h see the state (D10)
     momentum_term: bool = False  # keep the ρ_K term of eq. 15 (D4)
@@ -81,29 +77,25 @@ class Args(RunArgs):
     eval_base: bool = False  # let evaluations count the base policy's mean; both readings are recorded (D9)
 
 
-TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training and in exploration, ε (D2), K, l, h; and D10
-    "HalfCheetah": dict(alpha=0.2, momentum_std_train=1.0, momentum_std_explore=0.5, step_size=0.2,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=True),
-    "Hopper": dict(alpha=0.2, momentum_std_train=0.1, momentum_std_explore=1.5, step_size=0.15,
-        leapfrog_steps=2, policy_layers=2, leapfrog_hidden=32, leapfrog_state=True),
-    "Walker2d": dict(alpha=0.2, momentum_std_train=0.2, momentum_std_explore=1.5, step_size=0.15,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=True),
-    "Ant": dict(alpha=0.2, momentum_std_train=0.1, momentum_std_explore=1.0, step_size=0.1,
-        leapfrog_steps=3, policy_layers=1, leapfrog_hidden=32, leapfrog_state=False),
-    "Humanoid": dict(alpha=0.05, momentum_std_train=1.0, momentum_std_explore=1.0, step_size=0.1,
-        leapfrog_steps=3, policy_layers=1, leapfrog_hidden=64, leapfrog_state=False),
-    "HumanoidBullet": dict(alpha=0.05, momentum_std_train=0.4, momentum_std_explore=1.5, step_size=0.2,
-        leapfrog_steps=3, policy_layers=1, leapfrog_hidden=64, leapfrog_state=False),
-    "HumanoidFlagrunBullet": dict(alpha=0.05, momentum_std_train=0.2, momentum_std_explore=1.0, step_size=0.15,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=False),
-    "HumanoidFlagrunHarderBullet": dict(alpha=0.05, momentum_std_train=0.2, momentum_std_explore=1.5, step_size=0.15,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=64, leapfrog_state=False),
-}  # fmt: skip
+COLUMNS = ("alpha", "momentum_std_train", "momentum_std_explore", "step_size", "leapfrog_steps", "policy_layers",
+           "leapfrog_hidden", "leapfrog_state")  # fmt: skip
+TABLE = {name: dict(zip(COLUMNS, row)) for name, *row in [  # HPO Tables 3 and 4 (D2), and D10
+    # environment                   α   1/√β0 tr, exp  ε    K  l  h   D10
+    ("HalfCheetah",                 0.2,  1.0, 0.5, 0.2,  3, 2, 32, True),
+    ("Hopper",                      0.2,  0.1, 1.5, 0.15, 2, 2, 32, True),
+    ("Walker2d",                    0.2,  0.2, 1.5, 0.15, 3, 2, 32, True),
+    ("Ant",                         0.2,  0.1, 1.0, 0.1,  3, 1, 32, False),
+    ("Humanoid",                    0.05, 1.0, 1.0, 0.1,  3, 1, 64, False),
+    ("HumanoidBullet",              0.05, 0.4, 1.5, 0.2,  3, 1, 64, False),
+    ("HumanoidFlagrunBullet",       0.05, 0.2, 1.0, 0.15, 3, 2, 32, False),
+    ("HumanoidFlagrunHarderBullet", 0.05, 0.2, 1.5, 0.15, 3, 2, 64, False),
+]}  # fmt: skip
 LIMITS = {  # smallest and largest value of each number
-    "alpha": (1e-9, 1e6), "target_entropy": (-1e6, 1e6), "policy_layers": (1, 2), "leapfrog_steps": (0, 1000),
-    "step_size": (0, 100), "leapfrog_hidden": (1, 10**5), "momentum_std_train": (1e-6, 1e3),
-    "momentum_std_explore": (1e-6, 1e3),
+    "alpha": (1e-9, 1e6), "target_entropy": (-1e6, 1e6), "policy_layers": (1, 2),
+    "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
+    "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }  # fmt: skip
+FORMER = {"leapfrog_space": "pre-tanh"}  # flags of older runs, and the value of each that is left (D6)
 
 
 def table(env_id: str) -> tuple[str, dict]:
@@ -195,29 +187,6 @@ class Force(nn.Module):
         return gate * g + (1 - gate) * self.implicit(x)
 
 
-class Space(NamedTuple):
-    """Where the chain lives (D6): what its position x is, before and after."""
-
-    start: Callable  # (policy, obs, noise) -> x_0 (B, d) and its log-density (B,)
-    action: Callable  # x -> the action a there, (B, d)
-    gradient: Callable  # (∇_a Q, a) -> ∇_x Q
-    end: Callable  # (x_K, log-density of x_0) -> a_K and the log-density of (15)
-
-
-PRE_TANH = Space(  # x = u: no step leaves the box, and (13) holds up to its edge
-    start=Policy.sample,
-    action=torch.tanh,
-    gradient=lambda slope, action: slope * (1 - action.square()),  # the chain rule: da/du = 1 - a²
-    end=squash,
-)
-ACTION = Space(  # x = a: the paper's letters. a_K alone is clamped, and a clamped coordinate gets no gradient from Q
-    start=lambda policy, obs, noise: squash(*policy.sample(obs, noise)),
-    action=lambda x: x,
-    gradient=lambda slope, action: slope,
-    end=lambda x, log_prob: (x.clamp(-1, 1), log_prob),
-)
-
-
 def action_gradient(critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
     """∇_a min(Q1, Q2), (B, d), that of the smaller critic (D7), which back-propagation holds constant: a critic of
     ReLUs is piecewise linear in a, so its gradient is piecewise constant, and its jumps no pathwise gradient sees."""
@@ -231,22 +200,22 @@ def momentum_stds(std: float, steps: int) -> list[float]:
     return [(1 - std) * k**2 / steps**2 + std for k in range(steps + 1)] if steps else [std]
 
 
-def leapfrog(force, x: Tensor, momentum: Tensor, step_size: float, stds: list[float], last: bool = True):
-    """x_K and ρ_K, (B, d) each, from x_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
+def leapfrog(force, u: Tensor, momentum: Tensor, step_size: float, stds: list[float], with_momentum: bool = True):
+    """u_K and ρ_K, (B, d) each, from u_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
 
-    `force` maps a position to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on x alone, which rests between two
-    momentum half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `last`.
+    `force` maps u to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on u alone, which rests between two momentum
+    half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `with_momentum`.
     """
-    f = force(x) if len(stds) > 1 else None
+    f = force(u) if len(stds) > 1 else None
     for k in range(1, len(stds)):
         momentum = momentum - step_size / 2 * f
-        x = x + step_size * momentum
-        if k == len(stds) - 1 and not last:
-            return x, None
-        f = force(x)
+        u = u + step_size * momentum
+        if k == len(stds) - 1 and not with_momentum:
+            return u, None
+        f = force(u)
         momentum = momentum - step_size / 2 * f
         momentum = momentum * (stds[k] / stds[k - 1])  # √(β_{k-1}/β_k)
-    return x, momentum
+    return u, momentum
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -259,7 +228,6 @@ class Agent(Learner):
         self.critic = Critic(obs_dim, act_dim)
         self.policy = Policy(obs_dim, act_dim, args.policy_layers)
         self.force = Force(obs_dim, act_dim, args.leapfrog_hidden, args.leapfrog_state)
-        self.space = PRE_TANH if args.leapfrog_space == "pre-tanh" else ACTION
         self.log_alpha = number(math.log(args.alpha), args.autotune)
         initialise(self, start)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
@@ -270,39 +238,39 @@ class Agent(Learner):
 
     def noise_shapes(self) -> tuple[dict, dict]:
         """Standard normal numbers that a step needs, by name: to act, and to update."""
-        one, batch, moves = (1, self.act_dim), (self.args.batch_size, self.act_dim), self.args.leapfrog_steps > 0
-        acting = ["action"] + ["momentum"] * moves
-        updating = ["next_action", "action"] + ["momentum"] * moves
-        updating += ["next_momentum"] * (moves and self.args.evolve_target)
-        return dict.fromkeys(acting, one), dict.fromkeys(updating, batch)
+        batch = self.args.batch_size, self.act_dim
+        acting, updating = {"action": (1, self.act_dim)}, {"next_action": batch, "action": batch}
+        if self.args.leapfrog_steps:
+            acting, updating = acting | {"momentum": (1, self.act_dim)}, updating | {"momentum": batch}
+            updating |= {"next_momentum": batch} if self.args.evolve_target else {}
+        return acting, updating
 
-    def evolve(self, critic: Critic, obs: Tensor, x: Tensor, momentum: Tensor, std: float, last: bool = False) -> tuple:
-        """x_K and ρ_K (None unless `last`), (B, d) each, from x_0 and ρ_0."""
+    def evolve(self, critic: Critic, obs: Tensor, u: Tensor, noise: Tensor, std: float, with_momentum=False) -> tuple:
+        """u_K and ρ_K (None unless `with_momentum`), (B, d) each, from u_0 and ρ_0 = `std` times normal noise."""
 
-        def force(x: Tensor) -> Tensor:
-            action = self.space.action(x)
-            slope = self.space.gradient(action_gradient(critic, obs, action), action)
+        def force(u: Tensor) -> Tensor:
+            action = u.tanh()
+            slope = action_gradient(critic, obs, action) * (1 - action.square())  # ∇_u Q
             g = -F.normalize(slope, dim=-1)  # α cancels; where ∇Q is zero, g is zero
             return self.force(obs, action, g)
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, x, momentum, self.args.step_size, stds, last)
+        return leapfrog(force, u, std * noise, self.args.step_size, stds, with_momentum)
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
         """Exploration: an action (1, d) at a state (1, ds)."""
-        x, log_prob = self.space.start(self.policy, obs, noise.action)
+        u, log_prob = self.policy.sample(obs, noise.action)
         if self.args.leapfrog_steps:
-            std = self.args.momentum_std_explore
-            x, _ = self.evolve(self.critic, obs, x, std * noise.momentum, std)
-        return self.space.end(x, log_prob)[0]
+            u, _ = self.evolve(self.critic, obs, u, noise.momentum, self.args.momentum_std_explore)
+        return squash(u, log_prob)[0]
 
     def evolved_mean(self, obs: Tensor) -> Tensor:
         """The action with the noise off, (B, d): the policy's mean and ρ_0 = 0, the schedule of training (D9)."""
         zero = obs.new_zeros(*obs.shape[:-1], self.act_dim)
-        x, log_prob = self.space.start(self.policy, obs, zero)
-        x, _ = self.evolve(self.critic, obs, x, zero, self.args.momentum_std_train)
-        return self.space.end(x, log_prob)[0]
+        u, log_prob = self.policy.sample(obs, zero)
+        u, _ = self.evolve(self.critic, obs, u, zero, self.args.momentum_std_train)
+        return squash(u, log_prob)[0]
 
     def policies(self) -> dict:
         """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
@@ -312,11 +280,10 @@ class Agent(Learner):
     def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
         """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            x, log_prob = self.space.start(self.policy, batch.next_obs, noise.next_action)
+            u, log_prob = self.policy.sample(batch.next_obs, noise.next_action)
             if self.args.evolve_target and self.args.leapfrog_steps:  # D8
-                std = self.args.momentum_std_train
-                x, _ = self.evolve(self.target, batch.next_obs, x, std * noise.next_momentum, std)
-            next_action, next_log_prob = self.space.end(x, log_prob)
+                u, _ = self.evolve(self.target, batch.next_obs, u, noise.next_momentum, self.args.momentum_std_train)
+            next_action, next_log_prob = squash(u, log_prob)
             next_q = self.target.smaller(batch.next_obs, next_action)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
@@ -327,19 +294,19 @@ class Agent(Learner):
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, HPO eq. (15)."""
-        alpha, std = self.log_alpha.exp().detach(), self.args.momentum_std_train
-        x, log_prob = self.space.start(self.policy, obs, noise.action)
+        alpha = self.log_alpha.exp().detach()
+        std = self.args.momentum_std_train
+        u, log_prob = self.policy.sample(obs, noise.action)
         if self.args.leapfrog_steps:
-            x, momentum = self.evolve(self.critic, obs, x, std * noise.momentum, std, self.args.momentum_term)
-        action, log_prob = self.space.end(x, log_prob)
+            u, momentum = self.evolve(self.critic, obs, u, noise.momentum, std, self.args.momentum_term)
+        action, log_prob = squash(u, log_prob)
         q = self.critic.smaller(obs, action)
-        loss = alpha * log_prob - q
-        if self.args.leapfrog_steps and self.args.momentum_term:  # D4
-            loss = loss + alpha / (2 * std**2) * momentum.square().sum(-1)
-        loss = loss.mean(-1)
+        loss = (alpha * log_prob - q).mean(-1)
+        if self.args.momentum_term and self.args.leapfrog_steps:  # D4
+            loss = loss + (alpha / (2 * std**2) * momentum.square().sum(-1)).mean(-1)
         seen = {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "losses/alpha": alpha.squeeze(-1)}
         seen["charts/clamped_fraction"] = (action.abs() >= 1).float().mean((-2, -1))
-        return loss, seen | {"log_prob": log_prob, "position": x}
+        return loss, seen | {"log_prob": log_prob}
 
     def alpha_loss(self, log_prob: Tensor) -> tuple[Tensor, dict]:
         """The temperature rises while the entropy is below its target (D11)."""

@@ -16,9 +16,9 @@ objective are those of `sac_hpo_continuous.py`, to the letter; read that file fi
 
 Of `sac_hpo_continuous.py` it changes `HIDDEN`, `LOG_STD_MIN`, `LOG_STD_MAX`, `Args`, `LIMITS`, `table`, `start`,
 `Policy`, `Policy.__init__`, `Policy.forward`, `Agent.__init__`, `Agent.act`, `Agent.evolved_mean`, `Agent.policies`,
-`Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`, `Batch`, `Replay`, `Replay.__init__`, `Replay.sample`
-and `train`; it adds `LATENT`, `FILTERS`, `SIDE`, `REPEATS`, `projection`, `Encoder`, `Decoder`,
-`Agent.base_mean`, `Agent.five_bits`, `Agent.decoder_loss` and `Agent.pictures`; it lacks `TABLE`.
+`Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`, `Batch`, `Replay`, `Replay.__init__`, `Replay.sample` and
+`train`; it adds `LATENT`, `FILTERS`, `SIDE`, `REPEATS`, `projection`, `Encoder`, `Decoder`, `Agent.base_mean`,
+`Agent.five_bits`, `Agent.decoder_loss` and `Agent.pictures`; it lacks `COLUMNS` and `TABLE`.
 """
 
 import copy
@@ -26,7 +26,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from runtime.arguments import RunArgs
 from runtime.contract import Learner, twin_metrics
@@ -70,10 +70,9 @@ class Args(RunArgs):
     decoder_decay: float = 1e-7  # weight decay of the decoder
     amp: bool = False  # bfloat16 in convolutions and decoder
     leapfrog_steps: int = 3  # leapfrog steps K (D18); 0 is SAC-AE (D19)
-    step_size: float = 0.1  # leapfrog step size ε, in units of the space of the chain
+    step_size: float = 0.1  # leapfrog step size ε, in units of u
     momentum_std_train: float = 0.15  # standard deviation 1/√β0 of the momentum in training (D18)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (D18)
-    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (D18)
     leapfrog_state: bool = False  # let T_h and σ_h see the critics' latent (D17)
     momentum_term: bool = False  # keep the ρ_K term of eq. 15 (D4)
@@ -90,6 +89,7 @@ LIMITS = {  # smallest and largest value of each number
     "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
     "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }  # fmt: skip
+FORMER = {"leapfrog_space": "pre-tanh"}  # flags of older runs, and the value of each that is left (D6)
 
 
 def table(env_id: str) -> tuple[str, dict]:
@@ -222,29 +222,6 @@ class Force(nn.Module):
         return gate * g + (1 - gate) * self.implicit(x)
 
 
-class Space(NamedTuple):
-    """Where the chain lives (D6): what its position x is, before and after."""
-
-    start: Callable  # (policy, obs, noise) -> x_0 (B, d) and its log-density (B,)
-    action: Callable  # x -> the action a there, (B, d)
-    gradient: Callable  # (∇_a Q, a) -> ∇_x Q
-    end: Callable  # (x_K, log-density of x_0) -> a_K and the log-density of (15)
-
-
-PRE_TANH = Space(  # x = u: no step leaves the box, and (13) holds up to its edge
-    start=Policy.sample,
-    action=torch.tanh,
-    gradient=lambda slope, action: slope * (1 - action.square()),  # the chain rule: da/du = 1 - a²
-    end=squash,
-)
-ACTION = Space(  # x = a: the paper's letters. a_K alone is clamped, and a clamped coordinate gets no gradient from Q
-    start=lambda policy, obs, noise: squash(*policy.sample(obs, noise)),
-    action=lambda x: x,
-    gradient=lambda slope, action: slope,
-    end=lambda x, log_prob: (x.clamp(-1, 1), log_prob),
-)
-
-
 def action_gradient(critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
     """∇_a min(Q1, Q2), (B, d), that of the smaller critic (D7), which back-propagation holds constant: a critic of
     ReLUs is piecewise linear in a, so its gradient is piecewise constant, and its jumps no pathwise gradient sees."""
@@ -258,22 +235,22 @@ def momentum_stds(std: float, steps: int) -> list[float]:
     return [(1 - std) * k**2 / steps**2 + std for k in range(steps + 1)] if steps else [std]
 
 
-def leapfrog(force, x: Tensor, momentum: Tensor, step_size: float, stds: list[float], last: bool = True):
-    """x_K and ρ_K, (B, d) each, from x_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
+def leapfrog(force, u: Tensor, momentum: Tensor, step_size: float, stds: list[float], with_momentum: bool = True):
+    """u_K and ρ_K, (B, d) each, from u_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
 
-    `force` maps a position to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on x alone, which rests between two
-    momentum half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `last`.
+    `force` maps u to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on u alone, which rests between two momentum
+    half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `with_momentum`.
     """
-    f = force(x) if len(stds) > 1 else None
+    f = force(u) if len(stds) > 1 else None
     for k in range(1, len(stds)):
         momentum = momentum - step_size / 2 * f
-        x = x + step_size * momentum
-        if k == len(stds) - 1 and not last:
-            return x, None
-        f = force(x)
+        u = u + step_size * momentum
+        if k == len(stds) - 1 and not with_momentum:
+            return u, None
+        f = force(u)
         momentum = momentum - step_size / 2 * f
         momentum = momentum * (stds[k] / stds[k - 1])  # √(β_{k-1}/β_k)
-    return x, momentum
+    return u, momentum
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -289,7 +266,6 @@ class Agent(Learner):
         self.policy = Policy(act_dim)
         self.decoder = Decoder(obs_dim, dtype)
         self.force = Force(LATENT, act_dim, args.leapfrog_hidden, args.leapfrog_state)
-        self.space = PRE_TANH if args.leapfrog_space == "pre-tanh" else ACTION
         self.log_alpha = number(math.log(args.alpha), args.autotune)
         initialise(self, start)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
@@ -305,33 +281,34 @@ class Agent(Learner):
 
     def noise_shapes(self) -> tuple[dict, dict]:
         """Standard normal numbers that a step needs, by name: to act, and to update."""
-        one, batch, moves = (1, self.act_dim), (self.args.batch_size, self.act_dim), self.args.leapfrog_steps > 0
-        acting = ["action"] + ["momentum"] * moves
-        updating = ["next_action", "action"] + ["momentum"] * moves
-        updating += ["next_momentum"] * (moves and self.args.evolve_target)
-        return dict.fromkeys(acting, one), dict.fromkeys(updating, batch)
+        batch = self.args.batch_size, self.act_dim
+        acting, updating = {"action": (1, self.act_dim)}, {"next_action": batch, "action": batch}
+        if self.args.leapfrog_steps:
+            acting, updating = acting | {"momentum": (1, self.act_dim)}, updating | {"momentum": batch}
+            updating |= {"next_momentum": batch} if self.args.evolve_target else {}
+        return acting, updating
 
-    def evolve(self, critic: Critic, obs: Tensor, x: Tensor, momentum: Tensor, std: float, last: bool = False) -> tuple:
-        """x_K and ρ_K (None unless `last`), (B, d) each, from x_0 and ρ_0."""
+    def evolve(self, critic: Critic, obs: Tensor, u: Tensor, noise: Tensor, std: float, with_momentum=False) -> tuple:
+        """u_K and ρ_K (None unless `with_momentum`), (B, d) each, from u_0 and ρ_0 = `std` times normal noise."""
 
-        def force(x: Tensor) -> Tensor:
-            action = self.space.action(x)
-            slope = self.space.gradient(action_gradient(critic, obs, action), action)
+        def force(u: Tensor) -> Tensor:
+            action = u.tanh()
+            slope = action_gradient(critic, obs, action) * (1 - action.square())  # ∇_u Q
             g = -F.normalize(slope, dim=-1)  # α cancels; where ∇Q is zero, g is zero
             return self.force(obs, action, g)
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, x, momentum, self.args.step_size, stds, last)
+        return leapfrog(force, u, std * noise, self.args.step_size, stds, with_momentum)
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
         """Exploration: an action (1, d) at an observation (1, channels, 84, 84)."""
         features = self.encoder.features(obs)
-        x, log_prob = self.space.start(self.policy, features, noise.action)
+        u, log_prob = self.policy.sample(features, noise.action)
         if self.args.leapfrog_steps:
-            latent, std = self.encoder.projection(features), self.args.momentum_std_explore
-            x, _ = self.evolve(self.critic, latent, x, std * noise.momentum, std)
-        return self.space.end(x, log_prob)[0]
+            latent = self.encoder.projection(features)
+            u, _ = self.evolve(self.critic, latent, u, noise.momentum, self.args.momentum_std_explore)
+        return squash(u, log_prob)[0]
 
     def base_mean(self, obs: Tensor) -> Tensor:
         """The base policy's action with the noise off, (B, d)."""
@@ -342,9 +319,9 @@ class Agent(Learner):
         features = self.encoder.features(obs)
         latent = self.encoder.projection(features)
         zero = latent.new_zeros(*latent.shape[:-1], self.act_dim)
-        x, log_prob = self.space.start(self.policy, features, zero)
-        x, _ = self.evolve(self.critic, latent, x, zero, self.args.momentum_std_train)
-        return self.space.end(x, log_prob)[0]
+        u, log_prob = self.policy.sample(features, zero)
+        u, _ = self.evolve(self.critic, latent, u, zero, self.args.momentum_std_train)
+        return squash(u, log_prob)[0]
 
     def policies(self) -> dict:
         """The policies that an evaluation runs, noise off, (B, channels, 84, 84) -> (B, d); the first one counts."""
@@ -357,11 +334,10 @@ class Agent(Learner):
         """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
             features, next_latent = self.encoder.features(batch.next_obs), self.target_encoder(batch.next_obs)
-            x, log_prob = self.space.start(self.policy, features, noise.next_action)
+            u, log_prob = self.policy.sample(features, noise.next_action)
             if self.args.evolve_target and self.args.leapfrog_steps:  # D8
-                std = self.args.momentum_std_train
-                x, _ = self.evolve(self.target, next_latent, x, std * noise.next_momentum, std)
-            next_action, next_log_prob = self.space.end(x, log_prob)
+                u, _ = self.evolve(self.target, next_latent, u, noise.next_momentum, self.args.momentum_std_train)
+            next_action, next_log_prob = squash(u, log_prob)
             next_q = self.target.smaller(next_latent, next_action)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
@@ -372,22 +348,22 @@ class Agent(Learner):
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, HPO eq. (15)."""
-        alpha, std = self.log_alpha.exp().detach(), self.args.momentum_std_train
+        alpha = self.log_alpha.exp().detach()
+        std = self.args.momentum_std_train
         with torch.no_grad():  # the policy does not teach the encoder
             features = self.encoder.features(obs)
             latent = self.encoder.projection(features)
-        x, log_prob = self.space.start(self.policy, features, noise.action)
+        u, log_prob = self.policy.sample(features, noise.action)
         if self.args.leapfrog_steps:
-            x, momentum = self.evolve(self.critic, latent, x, std * noise.momentum, std, self.args.momentum_term)
-        action, log_prob = self.space.end(x, log_prob)
+            u, momentum = self.evolve(self.critic, latent, u, noise.momentum, std, self.args.momentum_term)
+        action, log_prob = squash(u, log_prob)
         q = self.critic.smaller(latent, action)
-        loss = alpha * log_prob - q
-        if self.args.leapfrog_steps and self.args.momentum_term:  # D4
-            loss = loss + alpha / (2 * std**2) * momentum.square().sum(-1)
-        loss = loss.mean(-1)
+        loss = (alpha * log_prob - q).mean(-1)
+        if self.args.momentum_term and self.args.leapfrog_steps:  # D4
+            loss = loss + (alpha / (2 * std**2) * momentum.square().sum(-1)).mean(-1)
         seen = {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "losses/alpha": alpha.squeeze(-1)}
         seen["charts/clamped_fraction"] = (action.abs() >= 1).float().mean((-2, -1))
-        return loss, seen | {"log_prob": log_prob, "position": x}
+        return loss, seen | {"log_prob": log_prob}
 
     def alpha_loss(self, log_prob: Tensor) -> tuple[Tensor, dict]:
         """The temperature rises while the entropy is below its target (D11)."""

@@ -207,7 +207,8 @@ class Agent(Learner):
     @torch.no_grad()
     def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
         """Exploration: an action (1, d) at a state (1, ds)."""
-        return squash(*self.policy.sample(obs, noise.action))[0]
+        u, log_prob = self.policy.sample(obs, noise.action)
+        return squash(u, log_prob)[0]
 
     def policies(self) -> dict:
         """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
@@ -216,7 +217,8 @@ class Agent(Learner):
     def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
         """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            next_action, next_log_prob = squash(*self.policy.sample(batch.next_obs, noise.next_action))
+            u, log_prob = self.policy.sample(batch.next_obs, noise.next_action)
+            next_action, next_log_prob = squash(u, log_prob)
             next_q = self.target.smaller(batch.next_obs, next_action)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
@@ -228,7 +230,8 @@ class Agent(Learner):
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, HPO eq. (7)."""
         alpha = self.log_alpha.exp().detach()
-        action, log_prob = squash(*self.policy.sample(obs, noise.action))
+        u, log_prob = self.policy.sample(obs, noise.action)
+        action, log_prob = squash(u, log_prob)
         q = self.critic.smaller(obs, action)
         loss = (alpha * log_prob - q).mean(-1)
         seen = {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "losses/alpha": alpha.squeeze(-1)}

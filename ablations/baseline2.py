@@ -1,6 +1,5 @@
 """Baseline-2 (HPO Table 6): conventional leapfrog in exploration, Gaussian policy in policy optimization.
 
-    python ablations/baseline2.py --env-id Hopper-v4
     python ablations/baseline2.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
     python ablations/baseline2.py --env-id Ant-v4 --help                        # flags, with Ant's values
 
@@ -11,17 +10,16 @@ the potential U(s, a) = -min(Q1, Q2)(s, a)/α, and tanh(u_K) is played:
     ρ ← ρ - ε/2 g;   u ← u + ε ρ;   ρ ← ρ - ε/2 g;   ρ ← ρ √(β_{k-1}/β_k)                 HPO eqs. (12), (17)
     g = ∇_u U / ‖∇_u U‖,   a = tanh(u)
 
-Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. --leapfrog-space action moves a itself
-and clamps a_K (D6). Eq. (12) does not divide ∇U by its length; --no-normalize-gradient does as it has it (measured in
-baseline-1: docs/lab/earlier.md). "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our
-readings of it, with its reason in docs/method.md.
+Against SAC this tells what Hamiltonian dynamics are worth in exploration alone. Eq. (12) does not divide ∇U by its
+length; --no-normalize-gradient does as it has it (measured in baseline-1: docs/lab/earlier.md). "HPO" is the paper
+Hamiltonian Policy Optimization; D and a number is one of our readings of it, with its reason in docs/method.md.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).
 
-Of `sac_hpo_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`, `Agent.evolve`
-and `Agent.act`; it lacks `Force` and `Agent.evolved_mean`; and `Agent.policies`, `Agent.critic_loss`
-and `Agent.policy_loss` are those of `sac_continuous.py`.
+Of `sac_hpo_continuous.py` it changes `Args`, `COLUMNS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
+`Agent.evolve` and `Agent.act`; it lacks `Force` and `Agent.evolved_mean`; and `Agent.policies`, `Agent.critic_loss` and
+`Agent.policy_loss` are those of `sac_continuous.py`.
 """
 
 import copy
@@ -29,9 +27,8 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # where runtime/ is
 from runtime.arguments import RunArgs
@@ -66,26 +63,28 @@ class Args(RunArgs):
     target_entropy: float | None = None  # entropy that --autotune aims at; by default -(action dimensions) (D11)
     policy_layers: int = 2  # hidden layers of the policy, 1 or 2
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4)
-    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of u (Table 3)
     momentum_std_explore: float = 1.5  # standard deviation 1/√β0 of the momentum in exploration (Table 3, D14)
-    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     normalize_gradient: bool = True  # divide ∇U by its length; eq. 12 has it raw (docs/lab/earlier.md)
 
 
-TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in exploration, ε (D2), K
-    "HalfCheetah": dict(alpha=0.2, momentum_std_explore=0.5, step_size=0.2, leapfrog_steps=3),
-    "Hopper": dict(alpha=0.2, momentum_std_explore=1.5, step_size=0.15, leapfrog_steps=2),
-    "Walker2d": dict(alpha=0.2, momentum_std_explore=1.5, step_size=0.15, leapfrog_steps=3),
-    "Ant": dict(alpha=0.2, momentum_std_explore=1.0, step_size=0.1, leapfrog_steps=3),
-    "Humanoid": dict(alpha=0.05, momentum_std_explore=1.0, step_size=0.1, leapfrog_steps=3),
-    "HumanoidBullet": dict(alpha=0.05, momentum_std_explore=1.5, step_size=0.2, leapfrog_steps=3),
-    "HumanoidFlagrunBullet": dict(alpha=0.05, momentum_std_explore=1.0, step_size=0.15, leapfrog_steps=3),
-    "HumanoidFlagrunHarderBullet": dict(alpha=0.05, momentum_std_explore=1.5, step_size=0.15, leapfrog_steps=3),
-}  # fmt: skip
+COLUMNS = "alpha", "momentum_std_explore", "step_size", "leapfrog_steps"
+TABLE = {name: dict(zip(COLUMNS, row)) for name, *row in [  # HPO Tables 3 and 4 (D2)
+    # environment                 α  1/√β0 exp  ε   K
+    ("HalfCheetah",                 0.2,  0.5, 0.2,  3),
+    ("Hopper",                      0.2,  1.5, 0.15, 2),
+    ("Walker2d",                    0.2,  1.5, 0.15, 3),
+    ("Ant",                         0.2,  1.0, 0.1,  3),
+    ("Humanoid",                    0.05, 1.0, 0.1,  3),
+    ("HumanoidBullet",              0.05, 1.5, 0.2,  3),
+    ("HumanoidFlagrunBullet",       0.05, 1.0, 0.15, 3),
+    ("HumanoidFlagrunHarderBullet", 0.05, 1.5, 0.15, 3),
+]}  # fmt: skip
 LIMITS = {  # smallest and largest value of each number
     "alpha": (1e-9, 1e6), "target_entropy": (-1e6, 1e6), "policy_layers": (1, 2), "leapfrog_steps": (1, 1000),
     "step_size": (0, 100), "momentum_std_explore": (1e-6, 1e3),
 }  # fmt: skip
+FORMER = {"leapfrog_space": "pre-tanh"}  # flags of older runs, and the value of each that is left (D6)
 
 
 def table(env_id: str) -> tuple[str, dict]:
@@ -160,29 +159,6 @@ def squash(u: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # ------------------------------------------------------------------------------------------------ Hamiltonian dynamics
-class Space(NamedTuple):
-    """Where the chain lives (D6): what its position x is, before and after."""
-
-    start: Callable  # (policy, obs, noise) -> x_0 (B, d) and its log-density (B,)
-    action: Callable  # x -> the action a there, (B, d)
-    gradient: Callable  # (∇_a Q, a) -> ∇_x Q
-    end: Callable  # (x_K, log-density of x_0) -> a_K and the log-density of (15)
-
-
-PRE_TANH = Space(  # x = u: no step leaves the box, and (13) holds up to its edge
-    start=Policy.sample,
-    action=torch.tanh,
-    gradient=lambda slope, action: slope * (1 - action.square()),  # the chain rule: da/du = 1 - a²
-    end=squash,
-)
-ACTION = Space(  # x = a: the paper's letters. a_K alone is clamped, and a clamped coordinate gets no gradient from Q
-    start=lambda policy, obs, noise: squash(*policy.sample(obs, noise)),
-    action=lambda x: x,
-    gradient=lambda slope, action: slope,
-    end=lambda x, log_prob: (x.clamp(-1, 1), log_prob),
-)
-
-
 def action_gradient(critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
     """∇_a min(Q1, Q2), (B, d), that of the smaller critic (D7), which back-propagation holds constant: a critic of
     ReLUs is piecewise linear in a, so its gradient is piecewise constant, and its jumps no pathwise gradient sees."""
@@ -196,22 +172,22 @@ def momentum_stds(std: float, steps: int) -> list[float]:
     return [(1 - std) * k**2 / steps**2 + std for k in range(steps + 1)] if steps else [std]
 
 
-def leapfrog(force, x: Tensor, momentum: Tensor, step_size: float, stds: list[float], last: bool = True):
-    """x_K and ρ_K, (B, d) each, from x_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
+def leapfrog(force, u: Tensor, momentum: Tensor, step_size: float, stds: list[float], with_momentum: bool = True):
+    """u_K and ρ_K, (B, d) each, from u_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
 
-    `force` maps a position to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on x alone, which rests between two
-    momentum half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `last`.
+    `force` maps u to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on u alone, which rests between two momentum
+    half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `with_momentum`.
     """
-    f = force(x) if len(stds) > 1 else None
+    f = force(u) if len(stds) > 1 else None
     for k in range(1, len(stds)):
         momentum = momentum - step_size / 2 * f
-        x = x + step_size * momentum
-        if k == len(stds) - 1 and not last:
-            return x, None
-        f = force(x)
+        u = u + step_size * momentum
+        if k == len(stds) - 1 and not with_momentum:
+            return u, None
+        f = force(u)
         momentum = momentum - step_size / 2 * f
         momentum = momentum * (stds[k] / stds[k - 1])  # √(β_{k-1}/β_k)
-    return x, momentum
+    return u, momentum
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -223,7 +199,6 @@ class Agent(Learner):
         self.args, self.act_dim = args, act_dim
         self.critic = Critic(obs_dim, act_dim)
         self.policy = Policy(obs_dim, act_dim, args.policy_layers)
-        self.space = PRE_TANH if args.leapfrog_space == "pre-tanh" else ACTION
         self.log_alpha = number(math.log(args.alpha), args.autotune)
         initialise(self, start)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
@@ -236,26 +211,25 @@ class Agent(Learner):
         one, batch = (1, self.act_dim), (self.args.batch_size, self.act_dim)
         return {"action": one, "momentum": one}, {"next_action": batch, "action": batch}
 
-    def evolve(self, obs: Tensor, x: Tensor, momentum: Tensor, std: float) -> Tensor:
-        """x_K, (B, d), from x_0 and ρ_0, by the conventional leapfrog."""
+    def evolve(self, obs: Tensor, u: Tensor, noise: Tensor, std: float) -> Tensor:
+        """u_K, (B, d), from u_0 and ρ_0 = `std` times normal noise, by the conventional leapfrog."""
 
-        def force(x: Tensor) -> Tensor:  # ∇_x U = -∇_x min(Q1, Q2)/α, HPO eq. (12)
-            action = self.space.action(x)
-            slope = -self.space.gradient(action_gradient(self.critic, obs, action), action)
+        def force(u: Tensor) -> Tensor:  # ∇_u U = -∇_u min(Q1, Q2)/α, HPO eq. (12)
+            action = u.tanh()
+            slope = -action_gradient(self.critic, obs, action) * (1 - action.square())
             if self.args.normalize_gradient:
                 return F.normalize(slope, dim=-1)
             return slope / self.log_alpha.exp().detach().unsqueeze(-1)
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, x, momentum, self.args.step_size, stds, last=False)[0]
+        return leapfrog(force, u, std * noise, self.args.step_size, stds, with_momentum=False)[0]
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
         """Exploration: an action (1, d) at a state (1, ds)."""
-        x, log_prob = self.space.start(self.policy, obs, noise.action)
-        std = self.args.momentum_std_explore
-        x = self.evolve(obs, x, std * noise.momentum, std)
-        return self.space.end(x, log_prob)[0]
+        u, log_prob = self.policy.sample(obs, noise.action)
+        u = self.evolve(obs, u, noise.momentum, self.args.momentum_std_explore)
+        return squash(u, log_prob)[0]
 
     def policies(self) -> dict:
         """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
@@ -264,7 +238,8 @@ class Agent(Learner):
     def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
         """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            next_action, next_log_prob = squash(*self.policy.sample(batch.next_obs, noise.next_action))
+            u, log_prob = self.policy.sample(batch.next_obs, noise.next_action)
+            next_action, next_log_prob = squash(u, log_prob)
             next_q = self.target.smaller(batch.next_obs, next_action)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
@@ -276,7 +251,8 @@ class Agent(Learner):
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, HPO eq. (7)."""
         alpha = self.log_alpha.exp().detach()
-        action, log_prob = squash(*self.policy.sample(obs, noise.action))
+        u, log_prob = self.policy.sample(obs, noise.action)
+        action, log_prob = squash(u, log_prob)
         q = self.critic.smaller(obs, action)
         loss = (alpha * log_prob - q).mean(-1)
         seen = {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "losses/alpha": alpha.squeeze(-1)}

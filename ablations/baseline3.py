@@ -1,6 +1,5 @@
 """Baseline-3 (HPO Table 6): Gaussian policy in exploration, proposed leapfrog in policy optimization.
 
-    python ablations/baseline3.py --env-id Hopper-v4
     python ablations/baseline3.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
     python ablations/baseline3.py --env-id Ant-v4 --help                        # flags, with Ant's values
 
@@ -8,25 +7,24 @@ Exploration plays SAC's policy, a Gaussian N_θ of u whose tanh is the action. I
 takes, with a momentum ρ_0 ~ N(0, β0⁻¹ I) that is random in training and zero in evaluation, K leapfrog steps of size ε
 on the potential U(s, a) = -min(Q1, Q2)(s, a)/α:
 
-    ρ ← ρ - ε/2 F(s, u);   u ← u + ε ρ;   ρ ← ρ - ε/2 F(s, u);   ρ ← ρ √(β_{k-1}/β_k)     HPO eqs. (16), (17)
-    F = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   a = tanh(u),   g = ∇_u U / ‖∇_u U‖
+    ρ ← ρ - ε/2 F(s, a, g);   u ← u + ε ρ;   ρ ← ρ - ε/2 F(s, a, g);   ρ ← ρ √(β_{k-1}/β_k)     HPO eqs. (16), (17)
+    F(s, a, g) = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   a = tanh(u),   g = ∇_u U / ‖∇_u U‖
 
-where the small network T_h bends the gradient and the gate σ_h mixes the two, and θ and h maximise, by eq. (15)
-without its last term,
+where the small network T_h bends the gradient and the gate σ_h mixes the two, and θ and h maximise, by eq. (15) without
+its last term,
 
     J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ],   a_K = tanh(u_K)
 
 Against SAC this tells what Hamiltonian dynamics are worth in policy optimization alone (on Ant, Humanoid and
-HumanoidBullet give SAC --policy-layers 1, which is Table 4's). --leapfrog-space action moves a itself and clamps a_K
-(D6). "HPO" is the paper Hamiltonian Policy Optimization; D and a number is one of our readings of it, with its reason
-in docs/method.md.
+HumanoidBullet give SAC --policy-layers 1, which is Table 4's). "HPO" is the paper Hamiltonian Policy Optimization; D
+and a number is one of our readings of it, with its reason in docs/method.md.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).
 
-Of `sac_hpo_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`, `Agent.evolve`,
-`Agent.evolved_mean`, `Agent.policies` and `Agent.policy_loss`; and `Agent.act` and
-`Agent.critic_loss` are those of `sac_continuous.py`.
+Of `sac_hpo_continuous.py` it changes `Args`, `COLUMNS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
+`Agent.evolve`, `Agent.evolved_mean`, `Agent.policies` and `Agent.policy_loss`; and `Agent.act` and `Agent.critic_loss`
+are those of `sac_continuous.py`.
 """
 
 import copy
@@ -34,9 +32,8 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # where runtime/ is
 from runtime.arguments import RunArgs
@@ -69,37 +66,32 @@ class Args(RunArgs):
     alpha: float = 0.2  # entropy temperature, with --autotune its first value (Table 3)
     autotune: bool = False  # tune the temperature towards --target-entropy (D11)
     target_entropy: float | None = None  # entropy that --autotune aims at; by default -(action dimensions) (D11)
-    policy_layers: int = 2  # hidden layers of the policy, 1 or 2 (Table 4)
+    policy_layers: int = 2  # hidden layers of the policy, 1 or 2
     leapfrog_steps: int = 2  # leapfrog steps K (Table 4)
-    step_size: float = 0.15  # leapfrog step size ε, in units of the space of the chain (Table 3)
+    step_size: float = 0.15  # leapfrog step size ε, in units of u (Table 3)
     momentum_std_train: float = 0.1  # standard deviation 1/√β0 of the momentum in training (Table 3, D14)
-    leapfrog_space: Literal["action", "pre-tanh"] = "pre-tanh"  # where the chain lives: u, or a = tanh(u) (D6)
     leapfrog_hidden: int = 32  # hidden units h of T_h and of σ_h (Table 4)
     leapfrog_state: bool = True  # let T_h and σ_h see the state (D10)
 
 
-TABLE = {  # HPO Tables 3 and 4: α, 1/√β0 in training, ε (D2), K, l, h; and D10
-    "HalfCheetah": dict(alpha=0.2, momentum_std_train=1.0, step_size=0.2,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=True),
-    "Hopper": dict(alpha=0.2, momentum_std_train=0.1, step_size=0.15,
-        leapfrog_steps=2, policy_layers=2, leapfrog_hidden=32, leapfrog_state=True),
-    "Walker2d": dict(alpha=0.2, momentum_std_train=0.2, step_size=0.15,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=True),
-    "Ant": dict(alpha=0.2, momentum_std_train=0.1, step_size=0.1,
-        leapfrog_steps=3, policy_layers=1, leapfrog_hidden=32, leapfrog_state=False),
-    "Humanoid": dict(alpha=0.05, momentum_std_train=1.0, step_size=0.1,
-        leapfrog_steps=3, policy_layers=1, leapfrog_hidden=64, leapfrog_state=False),
-    "HumanoidBullet": dict(alpha=0.05, momentum_std_train=0.4, step_size=0.2,
-        leapfrog_steps=3, policy_layers=1, leapfrog_hidden=64, leapfrog_state=False),
-    "HumanoidFlagrunBullet": dict(alpha=0.05, momentum_std_train=0.2, step_size=0.15,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=32, leapfrog_state=False),
-    "HumanoidFlagrunHarderBullet": dict(alpha=0.05, momentum_std_train=0.2, step_size=0.15,
-        leapfrog_steps=3, policy_layers=2, leapfrog_hidden=64, leapfrog_state=False),
-}  # fmt: skip
+COLUMNS = ("alpha", "momentum_std_train", "step_size", "leapfrog_steps", "policy_layers", "leapfrog_hidden",
+           "leapfrog_state")  # fmt: skip
+TABLE = {name: dict(zip(COLUMNS, row)) for name, *row in [  # HPO Tables 3 and 4 (D2), and D10
+    # environment                 α  1/√β0 tr   ε   K  l  h  state
+    ("HalfCheetah",                 0.2,  1.0, 0.2,  3, 2, 32, True),
+    ("Hopper",                      0.2,  0.1, 0.15, 2, 2, 32, True),
+    ("Walker2d",                    0.2,  0.2, 0.15, 3, 2, 32, True),
+    ("Ant",                         0.2,  0.1, 0.1,  3, 1, 32, False),
+    ("Humanoid",                    0.05, 1.0, 0.1,  3, 1, 64, False),
+    ("HumanoidBullet",              0.05, 0.4, 0.2,  3, 1, 64, False),
+    ("HumanoidFlagrunBullet",       0.05, 0.2, 0.15, 3, 2, 32, False),
+    ("HumanoidFlagrunHarderBullet", 0.05, 0.2, 0.15, 3, 2, 64, False),
+]}  # fmt: skip
 LIMITS = {  # smallest and largest value of each number
     "alpha": (1e-9, 1e6), "target_entropy": (-1e6, 1e6), "policy_layers": (1, 2), "leapfrog_steps": (1, 1000),
     "step_size": (0, 100), "leapfrog_hidden": (1, 10**5), "momentum_std_train": (1e-6, 1e3),
 }  # fmt: skip
+FORMER = {"leapfrog_space": "pre-tanh"}  # flags of older runs, and the value of each that is left (D6)
 
 
 def table(env_id: str) -> tuple[str, dict]:
@@ -191,29 +183,6 @@ class Force(nn.Module):
         return gate * g + (1 - gate) * self.implicit(x)
 
 
-class Space(NamedTuple):
-    """Where the chain lives (D6): what its position x is, before and after."""
-
-    start: Callable  # (policy, obs, noise) -> x_0 (B, d) and its log-density (B,)
-    action: Callable  # x -> the action a there, (B, d)
-    gradient: Callable  # (∇_a Q, a) -> ∇_x Q
-    end: Callable  # (x_K, log-density of x_0) -> a_K and the log-density of (15)
-
-
-PRE_TANH = Space(  # x = u: no step leaves the box, and (13) holds up to its edge
-    start=Policy.sample,
-    action=torch.tanh,
-    gradient=lambda slope, action: slope * (1 - action.square()),  # the chain rule: da/du = 1 - a²
-    end=squash,
-)
-ACTION = Space(  # x = a: the paper's letters. a_K alone is clamped, and a clamped coordinate gets no gradient from Q
-    start=lambda policy, obs, noise: squash(*policy.sample(obs, noise)),
-    action=lambda x: x,
-    gradient=lambda slope, action: slope,
-    end=lambda x, log_prob: (x.clamp(-1, 1), log_prob),
-)
-
-
 def action_gradient(critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
     """∇_a min(Q1, Q2), (B, d), that of the smaller critic (D7), which back-propagation holds constant: a critic of
     ReLUs is piecewise linear in a, so its gradient is piecewise constant, and its jumps no pathwise gradient sees."""
@@ -227,22 +196,22 @@ def momentum_stds(std: float, steps: int) -> list[float]:
     return [(1 - std) * k**2 / steps**2 + std for k in range(steps + 1)] if steps else [std]
 
 
-def leapfrog(force, x: Tensor, momentum: Tensor, step_size: float, stds: list[float], last: bool = True):
-    """x_K and ρ_K, (B, d) each, from x_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
+def leapfrog(force, u: Tensor, momentum: Tensor, step_size: float, stds: list[float], with_momentum: bool = True):
+    """u_K and ρ_K, (B, d) each, from u_0 and ρ_0: HPO eqs. (12) and (16) with tempering, Algorithm 2.
 
-    `force` maps a position to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on x alone, which rests between two
-    momentum half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `last`.
+    `force` maps u to F (B, d); `stds` holds 1/√β_0 to 1/√β_K. F depends on u alone, which rests between two momentum
+    half-steps, so F at the end of a step serves the next: K + 1 forces, and K (ρ_K is None) if not `with_momentum`.
     """
-    f = force(x) if len(stds) > 1 else None
+    f = force(u) if len(stds) > 1 else None
     for k in range(1, len(stds)):
         momentum = momentum - step_size / 2 * f
-        x = x + step_size * momentum
-        if k == len(stds) - 1 and not last:
-            return x, None
-        f = force(x)
+        u = u + step_size * momentum
+        if k == len(stds) - 1 and not with_momentum:
+            return u, None
+        f = force(u)
         momentum = momentum - step_size / 2 * f
         momentum = momentum * (stds[k] / stds[k - 1])  # √(β_{k-1}/β_k)
-    return x, momentum
+    return u, momentum
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -255,7 +224,6 @@ class Agent(Learner):
         self.critic = Critic(obs_dim, act_dim)
         self.policy = Policy(obs_dim, act_dim, args.policy_layers)
         self.force = Force(obs_dim, act_dim, args.leapfrog_hidden, args.leapfrog_state)
-        self.space = PRE_TANH if args.leapfrog_space == "pre-tanh" else ACTION
         self.log_alpha = number(math.log(args.alpha), args.autotune)
         initialise(self, start)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
@@ -269,29 +237,30 @@ class Agent(Learner):
         one, batch = (1, self.act_dim), (self.args.batch_size, self.act_dim)
         return {"action": one}, {"next_action": batch, "action": batch, "momentum": batch}
 
-    def evolve(self, obs: Tensor, x: Tensor, momentum: Tensor, std: float) -> Tensor:
-        """x_K, (B, d), from x_0 and ρ_0."""
+    def evolve(self, obs: Tensor, u: Tensor, noise: Tensor, std: float) -> Tensor:
+        """u_K, (B, d), from u_0 and ρ_0 = `std` times normal noise."""
 
-        def force(x: Tensor) -> Tensor:
-            action = self.space.action(x)
-            slope = self.space.gradient(action_gradient(self.critic, obs, action), action)
+        def force(u: Tensor) -> Tensor:
+            action = u.tanh()
+            slope = action_gradient(self.critic, obs, action) * (1 - action.square())  # ∇_u Q
             g = -F.normalize(slope, dim=-1)  # α cancels; where ∇Q is zero, g is zero
             return self.force(obs, action, g)
 
         stds = momentum_stds(std, self.args.leapfrog_steps)
-        return leapfrog(force, x, momentum, self.args.step_size, stds, last=False)[0]
+        return leapfrog(force, u, std * noise, self.args.step_size, stds, with_momentum=False)[0]
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: NamedTuple) -> Tensor:
         """Exploration: an action (1, d) at a state (1, ds)."""
-        return squash(*self.policy.sample(obs, noise.action))[0]
+        u, log_prob = self.policy.sample(obs, noise.action)
+        return squash(u, log_prob)[0]
 
     def evolved_mean(self, obs: Tensor) -> Tensor:
         """The action with the noise off, (B, d): the policy's mean and ρ_0 = 0, the schedule of training (D9)."""
         zero = obs.new_zeros(*obs.shape[:-1], self.act_dim)
-        x, log_prob = self.space.start(self.policy, obs, zero)
-        x = self.evolve(obs, x, zero, self.args.momentum_std_train)
-        return self.space.end(x, log_prob)[0]
+        u, log_prob = self.policy.sample(obs, zero)
+        u = self.evolve(obs, u, zero, self.args.momentum_std_train)
+        return squash(u, log_prob)[0]
 
     def policies(self) -> dict:
         """The policies that an evaluation runs, noise off, (B, ds) -> (B, d); the first is the one that counts."""
@@ -300,7 +269,8 @@ class Agent(Learner):
     def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
         """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            next_action, next_log_prob = squash(*self.policy.sample(batch.next_obs, noise.next_action))
+            u, log_prob = self.policy.sample(batch.next_obs, noise.next_action)
+            next_action, next_log_prob = squash(u, log_prob)
             next_q = self.target.smaller(batch.next_obs, next_action)
             next_value = next_q - self.log_alpha.exp() * next_log_prob
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
@@ -311,15 +281,15 @@ class Agent(Learner):
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
         """Minus the objective, HPO eq. (15) without its last term."""
-        alpha, std = self.log_alpha.exp().detach(), self.args.momentum_std_train
-        x, log_prob = self.space.start(self.policy, obs, noise.action)
-        x = self.evolve(obs, x, std * noise.momentum, std)
-        action, log_prob = self.space.end(x, log_prob)
+        alpha = self.log_alpha.exp().detach()
+        u, log_prob = self.policy.sample(obs, noise.action)
+        u = self.evolve(obs, u, noise.momentum, self.args.momentum_std_train)
+        action, log_prob = squash(u, log_prob)
         q = self.critic.smaller(obs, action)
         loss = (alpha * log_prob - q).mean(-1)
         seen = {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "losses/alpha": alpha.squeeze(-1)}
         seen["charts/clamped_fraction"] = (action.abs() >= 1).float().mean((-2, -1))
-        return loss, seen | {"log_prob": log_prob, "position": x}
+        return loss, seen | {"log_prob": log_prob}
 
     def alpha_loss(self, log_prob: Tensor) -> tuple[Tensor, dict]:
         """The temperature rises while the entropy is below its target (D11)."""

@@ -2,7 +2,7 @@
 
 here          on your own run: play, export, tables, curves, scalars, gap, policy_shape, landscape, pictures, collect
 benchmark/    the papers' matrix: its cells and their runner, verdicts, docs/results.md
-experiments/  questions that were asked once: which reading, which start, how far an action moves
+experiments/  questions that were asked once: which reading, which space, which start, how far an action moves
 checks/       whoever changes the code: does it learn the same, survive, and how fast
 
 records.py reads results files and runs' folders, report.py makes tables and intervals of them; both for all.

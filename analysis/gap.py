@@ -18,8 +18,8 @@ taken with the same random numbers, DRAWS a state:
 
 `without`, `own` and `optimal` are one measure, and `with` is the paper's. What a_K has is no squashed Gaussian: its
 `own` may lie above `optimal`. Of MCMC-PO the same with E[min(Q1, Q2)] - β D̂: `with` is its eq. (17), whose D̂ is of
-action and momentum together, `own` has the divergence of a_K alone. In --leapfrog-space action a_K is clamped and has
-no density: there its entropy is that of the position before the clamp.
+action and momentum together, `own` has the divergence of a_K alone. In action space (analysis/experiments/spaces.py)
+a_K is clamped and has no density: there its entropy is that of the position before the clamp.
 
 The bounds: the chain's steps are shears and factors, so it runs backwards, and the density p of position and momentum
 at its end is known at any point. Let r_0 be the momentum that was drawn, r_1 .. r_n others from a Gaussian q given the
@@ -189,7 +189,7 @@ def dynamics_of(agent, obs: torch.Tensor, noise: Noise) -> Chain | None:
     module, kept = sys.modules[type(agent).__module__], []
     leapfrog = getattr(module, "leapfrog", None)
 
-    def keeping(force, x, momentum, step_size, stds, last=True):
+    def keeping(force, x, momentum, step_size, stds, with_momentum=True):
         end, after = leapfrog(force, x, momentum, step_size, stds)
         stds = stds if isinstance(stds, list) else [1.0] * (stds + 1)  # MCMC-PO tempers nothing, and gives K
         carrying = after * (stds[-2] / stds[-1]) + step_size / 2 * force(end)

@@ -73,11 +73,11 @@ def of_run(args: Args) -> tuple:
     from analysis.play import load
 
     agent = load(args.run, env_id=args.env_id)
-    if type(agent).__module__ != hpo.__name__ or not agent.args.leapfrog_steps:
+    if records.config_of(args.run)["script"] != hpo.__name__ or not agent.args.leapfrog_steps:
         fail(f"{args.run} is no run of dynamics that this can draw: name one of sac_hpo_continuous.py")
     obs = visited(agent)[:, 16:17]
     shape = len(obs), args.actions, agent.act_dim
-    x, _ = agent.space.start(agent.policy, obs.expand(-1, args.actions, -1), torch.randn(shape))
+    x, _ = agent.policy.sample(obs.expand(-1, args.actions, -1), torch.randn(shape))
     return agent, obs, agent.policy.mean_action(obs), x, agent.args.momentum_std_train
 
 
@@ -85,7 +85,7 @@ def ways(agent, obs: torch.Tensor, x: torch.Tensor, std: float) -> list[torch.Te
     """The actions a_0 to a_K, (S, n, d) each, that `Agent.evolve` comes by: the force looks at each of them."""
     seen = []
     hook = agent.force.register_forward_hook(lambda module, inputs, output: seen.append(inputs[1]))
-    agent.evolve(agent.critic, obs.expand(-1, x.shape[1], -1), x, std * torch.randn(x.shape), std, last=True)
+    agent.evolve(agent.critic, obs.expand(-1, x.shape[1], -1), x, torch.randn(x.shape), std, with_momentum=True)
     hook.remove()
     return [action.clamp(-1, 1) for action in seen]
 

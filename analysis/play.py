@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.experiments.spaces import of_values
 from analysis.report import parsed, start, table
 from runtime import products
 from runtime.environments import make_env
@@ -43,12 +44,12 @@ class Args:
 
 
 def load(folder: Path, step: int | None = None, best: bool = False, env_id: str | None = None, kind=None):
-    """A run's agent, on the CPU and uncompiled, with products computed as the run computed them; `kind` takes the place
-    of the script's class."""
-    saved = read(folder, step, best)
+    """A run's agent, on the CPU and uncompiled, with products computed as the run computed them; `kind`, of the script,
+    gives the class that takes the place of its own."""
+    saved = read(folder, step, best, of_values)
     env = environment(saved, env_id)
     products.choose(saved.args.matmul_precision, saved.args.products, CPU, resumed=True)
-    agent = filled(saved, env.observation_space.shape[0], env.action_space.shape[0], kind)
+    agent = filled(saved, env.observation_space.shape[0], env.action_space.shape[0], kind and kind(saved.module))
     tell_notes()
     return agent
 

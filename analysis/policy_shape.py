@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis import records
+from analysis.experiments.spaces import script_of
 from analysis.gap import visited
 from analysis.play import load
 from analysis.report import parsed, start, table
@@ -51,9 +52,10 @@ def actions(agent, obs: torch.Tensor, std: float) -> tuple[torch.Tensor, torch.T
     """Base and evolved actions, (S, DRAWS, d) each, at one state (S, 1, ds)."""
     obs = obs.expand(-1, DRAWS, -1)
     noise = torch.randn(2, len(obs), DRAWS, agent.act_dim, generator=torch.Generator().manual_seed(0))
-    x, log_prob = agent.space.start(agent.policy, obs, noise[0])
-    moved, _ = agent.evolve(agent.critic, obs, x, std * noise[1], std)
-    return agent.space.end(x, log_prob)[0], agent.space.end(moved, log_prob)[0]
+    x, log_prob = agent.policy.sample(obs, noise[0])
+    moved, _ = agent.evolve(agent.critic, obs, x, noise[1], std)
+    squash = script_of(agent).squash
+    return squash(x, log_prob)[0], squash(moved, log_prob)[0]
 
 
 @torch.no_grad()
@@ -94,7 +96,7 @@ def main(args: Args) -> str:
     steps = args.steps or (None,)
     agents = [load(args.folder, step, env_id=args.env_id) for step in steps]
     given = agents[0].args
-    if type(agents[0]).__module__ != "sac_hpo_continuous" or not given.leapfrog_steps:
+    if records.config_of(args.folder)["script"] != "sac_hpo_continuous" or not given.leapfrog_steps:
         fail(f"{args.folder} is no run of dynamics that this can draw: name one of sac_hpo_continuous.py")
     if len(set(args.dimensions)) < 2 or not all(0 <= i < agents[0].act_dim for i in args.dimensions):
         fail(f"--dimensions {args.dimensions[0]} {args.dimensions[1]}: choose two of 0 to {agents[0].act_dim - 1}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from analysis import ROOT
-from runtime.arguments import parse
+from runtime.arguments import parse, todays
 from runtime.checkpoints import BAD_CONTENT, read_file
 from runtime.home import module_of
 from runtime.messages import Refused, fail, tell
@@ -107,10 +107,19 @@ def config_of(folder: Path) -> dict:
     return config
 
 
+def program(config: dict) -> str:
+    """What a run's command runs: the program that changed its script, or the script."""
+    if own := config.get("program"):
+        return own
+    if config["args"].get("leapfrog_space") == "action":  # once a flag of the scripts themselves
+        return f"analysis/experiments/spaces.py {config['script']}"
+    folder = "ablations/" if (ROOT / "ablations" / f"{config['script']}.py").exists() else ""
+    return f"{folder}{config['script']}.py"
+
+
 def command(config: dict) -> str:
     """The command line that gives these arguments."""
-    folder = "ablations/" if (ROOT / "ablations" / f"{config['script']}.py").exists() else ""
-    return shlex.join(["python", f"{folder}{config['script']}.py", *given_flags(config)])
+    return shlex.join(["python", *program(config).split(), *given_flags(config)])
 
 
 def origin(config: dict, word: str = "of ") -> list[str]:
@@ -120,7 +129,8 @@ def origin(config: dict, word: str = "of ") -> list[str]:
 
 def given_flags(config: dict) -> list[str]:
     """The flags of a run's command line, and those for values that have ceased to be the script's own."""
-    given = {k: v for k, v in config["args"].items() if config["source"][k] == "command line"}
+    args = todays(module_of(config["script"]), config["args"])
+    given = {k: v for k, v in args.items() if config["source"][k] == "command line"}
     return words(given | unlike(config))
 
 
@@ -135,9 +145,9 @@ def words(values: dict) -> list[str]:
 
 
 def unlike(config: dict) -> dict:
-    """Values of the method that are not the script's own on this environment."""
-    args = config["args"]
-    own = vars(parse(module_of(config["script"]), ["--env-id", args["env_id"]])[0])
+    """Values of the method that are not the script's own on this environment; last those of flags that it gave up."""
+    args, script = config["args"], module_of(config["script"])
+    own = vars(parse(script, ["--env-id", args["env_id"]])[0]) | getattr(script, "FORMER", {})
     names = [name for name in own if name not in (*PLACE, *LENGTH) and args.get(name, own[name]) != own[name]]
     both = args.get("random_steps") == args.get("learning_starts")  # which --learning-starts alone sets
     return {name: args[name] for name in names if not (both and name == "random_steps")}

@@ -109,6 +109,12 @@ def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tu
     return args, source | dict.fromkeys(given.keys() - {"resume"}, "command line")
 
 
+def todays(script: ModuleType, values: dict) -> dict:
+    """Values by name without those whose flag the script has given up and whose value it has kept."""
+    former = getattr(script, "FORMER", {})
+    return {name: value for name, value in values.items() if name not in former or former[name] != value}
+
+
 def grouped(cls: type) -> dict[str, list[str]]:
     """The flags of --help in groups: what is the method's own first."""
     every = [field.name for field in dataclasses.fields(RunArgs)]
@@ -127,8 +133,10 @@ def resumed_config(script: ModuleType, folder: str, program: str | None) -> dict
             fail(f"--resume {folder} is a run of {own or name + '.py'}: resume it with that")
         hints, default = get_type_hints(script.Args), script.Args()
         later = {name: getattr(default, name) for name in LATER if name in hints}
-        config["args"] = args = later | config["args"]
+        gone = config["args"].keys() - todays(script, config["args"]).keys()
+        config["args"] = args = later | todays(script, config["args"])
         config["source"] = dict.fromkeys(later, "default") | config["source"]
+        config["source"] = {name: word for name, word in config["source"].items() if name not in gone}
         if odd := misfits(args, hints):
             raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(odd)}")
         if config["source"].keys() != args.keys() or not all(fits(value, str) for value in config["source"].values()):

@@ -9,6 +9,8 @@ A script is a module with
                 `run.steps(replay)`, where the replay is a Ring (runtime/replay.py) whose `sample` gives a NamedTuple
                 with `obs` and `next_obs` in it: --normalize-observations normalises these two
     table       optional: table(env_id) gives the name of a paper's row and its values, which become the defaults
+    FORMER      optional: flags that older runs have and the script has given up, with the value of each that it has
+                kept; a run of that value goes on and its agent is played as any other, one of another value is refused
 
 and it ends with `sys.exit(launch(sys.modules[__name__]))`.
 """

@@ -15,11 +15,12 @@ import operator
 import re
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, get_type_hints
 
-from runtime.arguments import RunArgs, in_range, misfits
+from runtime.arguments import RunArgs, in_range, misfits, todays
 from runtime.checkpoints import BAD_CONTENT
 from runtime.contract import Learner
 from runtime.environments import in_units, make_env
@@ -61,8 +62,10 @@ class Saved(NamedTuple):
     content: dict
 
 
-def read(folder: Path, step: int | None = None, best: bool = False) -> Saved:
-    """agent.pt of a run's folder, agent-best.pt, or that of a step; Refused where it cannot be used."""
+def read(folder: Path, step: int | None = None, best: bool = False, of_values: Callable | None = None) -> Saved:
+    """agent.pt of a run's folder, agent-best.pt, or that of a step; Refused where it cannot be used.
+
+    `of_values` maps a script and the run's values to the module that takes the script's place, for an experiment."""
     if best and step is not None:
         fail("best and a step name two agents: choose one")
     path = folder / (f"agents/step-{step}.pt" if step is not None else "agent-best.pt" if best else "agent.pt")
@@ -77,14 +80,19 @@ def read(folder: Path, step: int | None = None, best: bool = False) -> Saved:
     if script_file(script) is None:
         fail(f"{folder} is a run of {script}.py, which is not a script here")
     module = module_of(script)
+    if of_values and isinstance(content, dict):
+        module = of_values(module, content.get("args"))
     return Saved(path, module, arguments_of(module, path, content), content)
 
 
 def arguments_of(module: ModuleType, path: Path, saved) -> RunArgs:
     """The arguments of a saved agent; Refused where they are not those of today's script, or not its weights'."""
     try:
-        args, weights = module.Args(**saved["args"]), saved["agent"]
-        if odd := misfits(vars(args), get_type_hints(module.Args)):
+        values, hints, weights = todays(module, saved["args"]), get_type_hints(module.Args), saved["agent"]
+        if unknown := [f"{name} {value}" for name, value in values.items() if name not in hints]:
+            raise ValueError(f"it has {', '.join(unknown)}, which that does not know")
+        args = module.Args(**values)
+        if odd := misfits(vars(args), hints):
             raise ValueError(f"it lacks, or does not know, or mistakes {', '.join(odd)}")
         in_range(args, module.LIMITS)
         if not all(len(weight) and len(weight) % args.num_seeds == 0 for weight in weights.values()):

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import sac_continuous
 import sac_hpo_continuous
 import sac_nf_continuous
+from analysis import gap
+from analysis.experiments.spaces import of_values
 from runtime.arguments import parse
 from runtime.run import Run, launch  # noqa: F401
 from runtime.seeds import optimizers, side_by_side
@@ -175,8 +177,9 @@ def built(args, kind, *inputs, device=CPU):
         return kind(args, *inputs)
 
 
-def agent_of(script, obs_dim=11, act_dim=3, double=True, **flags):
+def agent_of(script, obs_dim=11, act_dim=3, double=True, leapfrog_space="pre-tanh", **flags):
     """An agent on the CPU. In double precision log α is exact, and the targets differ from the critics."""
+    script = of_values(script, {"leapfrog_space": leapfrog_space})
     args = script.Args(cuda=False, **flags)
     agent = built(args, script.Agent, obs_dim, act_dim)
     if double:
@@ -184,6 +187,16 @@ def agent_of(script, obs_dim=11, act_dim=3, double=True, **flags):
         for i, parameter in enumerate(agent.target.parameters()):
             parameter.data += 0.05 * normals(*parameter.shape, seed=i)
     return agent
+
+
+def pre_tanh(agent):
+    """Whether an agent's chain moves u, as the scripts have it, and not a (analysis/experiments/spaces.py)."""
+    return not hasattr(agent.args, "leapfrog_space")
+
+
+def end_of(agent, obs, noise):
+    """Where the policy's loss ends a chain, (S, B, d): u_K, or a_K before the clamp."""
+    return gap.dynamics_of(agent, obs, noise).end
 
 
 def doubled(agent):

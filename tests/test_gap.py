@@ -6,6 +6,7 @@ from pathlib import Path
 import mcmcpo_hmc_continuous as mcmcpo
 import sac_hpo_continuous as hpo
 from analysis import ROOT, gap, policy_shape, records, report
+from analysis.experiments.spaces import of_values
 
 import baseline1
 import baseline3
@@ -13,7 +14,7 @@ import noise_only
 import numpy as np
 import pytest
 import torch
-from conftest import Noise, agent_of, built, floats, noise_of, normals
+from conftest import Noise, agent_of, built, end_of, floats, noise_of, normals
 from scipy import stats
 
 NORMAL = torch.distributions.Normal(0, 1)
@@ -175,7 +176,7 @@ def test_the_dynamics_run_backwards():
         x, momentum = gap.backwards(chain, chain.end, chain.last)
         assert torch.allclose(x, chain.start, atol=1e-9) and torch.allclose(momentum, chain.momentum, atol=1e-9)
         with torch.no_grad():
-            x, log_prob = agent.space.start(agent.policy, gap.repeated(obs, noise.action), noise.action)
+            x, log_prob = agent.policy.sample(gap.repeated(obs, noise.action), noise.action)
         assert torch.equal(x, chain.start)
         assert torch.allclose(gap.log_start(agent, obs, x).detach(), log_prob, rtol=0, atol=1e-6)
         assert (chain.end - chain.start).abs().mean() > 0.01
@@ -237,7 +238,8 @@ def test_what_the_papers_entropy_hides():
 @pytest.mark.parametrize("flags", [{}, {"momentum_std_train": 1.0}, {"leapfrog_space": "action"}], ids=str)
 def test_entropy_in_two_dimensions(flags):
     """Of forces that no one trained, on two hills, against a histogram of what the script's dynamics make."""
-    agent = built(hpo.Args(cuda=False, leapfrog_steps=3, **flags), hpo.Agent, 3, 2)
+    script = of_values(hpo, flags)
+    agent = built(script.Args(cuda=False, leapfrog_steps=3, **flags), script.Agent, 3, 2)
     agent.critic = Hills((0.5, 0.2), (-0.4, 0.3))
     with_policy(agent, 0.1, 0.4)
     for p in agent.force.parameters():
@@ -323,7 +325,7 @@ def test_what_figure_8_draws():
     many = obs.expand(-1, policy_shape.DRAWS, -1)
     assert torch.allclose(base, agent.policy.sample(many, noise[0])[0].tanh().detach())
     named = Noise(None, *noise, None)
-    assert torch.allclose(evolved, agent.policy_loss(many, named)[1]["position"].tanh(), atol=1e-6)
+    assert torch.allclose(evolved, end_of(agent, many, named).tanh(), atol=1e-6)
     values, axis = policy_shape.landscape(agent, obs, (2, 0))
     action = agent.policy.mean_action(obs)
     action[..., 2], action[..., 0] = axis[7], axis[40]

@@ -3,12 +3,13 @@
 import math
 
 import sac_hpo_continuous as hpo
+from analysis.experiments.spaces import in_action_space, script_of
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import agent_of, batch_of, floats, noise_of, normals
+from conftest import agent_of, batch_of, end_of, floats, noise_of, normals, pre_tanh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ SPACES = pytest.mark.parametrize("space", ["action", "pre-tanh"])  # where a cha
 
 def place(agent, x):
     """The action at x, before the clamp."""
-    return x.tanh() if agent.args.leapfrog_space == "pre-tanh" else x
+    return x.tanh() if pre_tanh(agent) else x
 
 
 def force_of(agent, obs):
@@ -134,7 +135,8 @@ def joint_log_prob(log_prob, momentum, std):
 @pytest.fixture(params=["action", "pre-tanh"])
 def one_dimensional(monkeypatch, request):
     """A small agent with one action dimension and networks steep enough to bend the density."""
-    monkeypatch.setattr(hpo, "HIDDEN", 16)
+    for script in (hpo, in_action_space(hpo)):
+        monkeypatch.setattr(script, "HIDDEN", 16)
     agent = agent_of(hpo, obs_dim=2, act_dim=1, momentum_std_train=0.4, step_size=0.3, leapfrog_steps=3,
                      leapfrog_space=request.param)  # fmt: skip
     for parameter in [*agent.critic.parameters(), *agent.force.parameters()]:
@@ -153,13 +155,13 @@ def test_joint_density(one_dimensional):
     Before the tanh too, where the log-density that the policy's loss has of a_K gets the same momentum terms."""
     agent, obs, base = one_dimensional
     std, stds, step = 0.4, hpo.momentum_stds(0.4, 3), agent.args.step_size
-    pre_tanh, edge = agent.args.leapfrog_space == "pre-tanh", 1 if agent.args.leapfrog_space == "pre-tanh" else 4
+    before, edge = (True, 1) if pre_tanh(agent) else (False, 4)
 
     def density(a_k, rho_k):
         o = obs.expand(1, a_k.shape[1], 2)
         with torch.no_grad():
-            a0, rho0 = backwards(force_of(agent, o), a_k.atanh() if pre_tanh else a_k, rho_k, step, stds)
-        if pre_tanh:
+            a0, rho0 = backwards(force_of(agent, o), a_k.atanh() if before else a_k, rho_k, step, stds)
+        if before:
             log_prob = base.base_dist.log_prob(a0).sum(-1) - torch.log1p(-a_k.square()).sum(-1)
             return joint_log_prob(log_prob, rho0, std).exp()[0]
         inside = (a0.abs() < 1).all(-1)
@@ -177,11 +179,11 @@ def test_joint_density(one_dimensional):
     m, generator = 100_000, torch.Generator().manual_seed(1)
     o, noise = obs.expand(1, m, 2), torch.randn(1, m, 2, generator=generator, dtype=torch.double)
     with torch.no_grad():
-        x, log_prob = agent.space.start(agent.policy, o, noise[..., :1])
-        x, rho_k = agent.evolve(agent.critic, o, x, std * noise[..., 1:], std, last=True)
+        x, log_prob = agent.policy.sample(o, noise[..., :1])
+        x, rho_k = agent.evolve(agent.critic, o, x, noise[..., 1:], std, with_momentum=True)
     a_k = place(agent, x)
-    if pre_tanh:
-        ours = joint_log_prob(agent.space.end(x, log_prob)[1], std * noise[..., 1:], std).exp()
+    if before:
+        ours = joint_log_prob(hpo.squash(x, log_prob)[1], std * noise[..., 1:], std).exp()
         some = (a_k[0, :, 0].abs() < 0.999).nonzero()[:2000, 0]
         assert torch.allclose(ours[0, some], density(a_k[:, some], rho_k[:, some]), rtol=1e-6)
     edges = np.linspace(-edge, edge, n // 10 + 1)
@@ -209,7 +211,7 @@ def test_zero_gradient_gives_no_force_direction():
     agent.critic.fc1.weight.data[..., 11:, :] = 0
     seen = []
     agent.force.register_forward_hook(lambda _, inputs, out: seen.append(inputs[2]))
-    agent.evolve(agent.critic, obs, normals(1, 4, 3), 0.1 * normals(1, 4, 3), 0.1)
+    agent.evolve(agent.critic, obs, normals(1, 4, 3), normals(1, 4, 3), 0.1)
     assert all((g == 0).all() for g in seen) and len(seen) == 2
 
 
@@ -226,7 +228,7 @@ def policy_gradient(agent, q, obs, noise, hold):
         a = place(agent, x)
         b = a.detach().requires_grad_() if hold else a
         gradient = torch.autograd.grad((-q(b) / args.alpha).sum(), b, create_graph=not hold)[0]
-        if args.leapfrog_space == "pre-tanh":
+        if pre_tanh(agent):
             gradient = gradient / torch.cosh(x) ** 2
         g = gradient / gradient.norm(dim=-1, keepdim=True)
         out = []
@@ -236,18 +238,18 @@ def policy_gradient(agent, q, obs, noise, hold):
         gate = out[1].sigmoid()
         return gate * g + (1 - gate) * out[0].tanh()
 
-    if args.leapfrog_space == "pre-tanh":
+    if pre_tanh(agent):
         mean, log_std = agent.policy(obs)
         a = mean + log_std.exp() * noise.action
         log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(a).sum(-1)
     else:
-        a, log_prob = hpo.squash(*agent.policy.sample(obs, noise.action))
+        a, log_prob = agent.policy.sample(obs, noise.action)
     rho = std * noise.momentum
     for k in range(1, args.leapfrog_steps + 1):  # eq. (16), both halves
         rho = rho - args.step_size / 2 * force(a)
         a = a + args.step_size * rho
         rho = (rho - args.step_size / 2 * force(a)) * math.sqrt(beta[k - 1] / beta[k])
-    if args.leapfrog_space == "pre-tanh":
+    if pre_tanh(agent):
         log_prob = log_prob + 2 * torch.cosh(a).log().sum(-1)
     loss = (args.alpha * log_prob - q(place(agent, a).clamp(-1, 1))).mean(-1).sum()
     return torch.autograd.grad(loss, agent.policy_optimizer.trained)
@@ -278,10 +280,12 @@ def test_policy_gradient_equals_double_backward(space):
 
 
 @pytest.fixture
-def kinked(monkeypatch):
+def kinked(monkeypatch, space):
     """One dimension, Q(s, a) = -10 relu(0.3 - a) - relu(a - 0.3), a Gaussian N(bias, 1/4), and F = g or T_h."""
-    monkeypatch.setattr(hpo, "HIDDEN", 2)
-    agent = agent_of(hpo, obs_dim=1, act_dim=1, leapfrog_steps=1, step_size=0.5, momentum_std_train=0.5, alpha=1e-6)
+    for script in (hpo, in_action_space(hpo)):
+        monkeypatch.setattr(script, "HIDDEN", 2)
+    agent = agent_of(hpo, obs_dim=1, act_dim=1, leapfrog_steps=1, step_size=0.5, momentum_std_train=0.5, alpha=1e-6,
+                     leapfrog_space=space)  # fmt: skip
     for network in (agent.critic, agent.policy, agent.force):
         for weight in network.parameters():
             weight.data.zero_()
@@ -300,7 +304,6 @@ def test_the_gradient_misses_the_jumps_of_g(kinked, space, sees_g):
     """Back-propagation is not the gradient of the expected loss: where a_0 crosses a kink of Q, g jumps, and what the
     loss jumps by there, times the density of a_0, is left out. A force blind to g leaves out nothing."""
     agent, bias, n, m = kinked, kinked.policy.mean.bias, 8_000, 50
-    agent.space = hpo.PRE_TANH if space == "pre-tanh" else hpo.ACTION
     agent.force.implicit[2].bias.data[:], agent.force.gate[2].bias.data[:] = math.atanh(0.4), 50.0 if sees_g else -50.0
     normal = torch.distributions.Normal(torch.zeros(()).double(), 1.0)
     xi, rho = (normal.icdf((torch.arange(k).double() + 0.5) / k) for k in (n, m))  # of equal weight
@@ -333,8 +336,8 @@ def test_momentum_term():
     """D4: the flag adds αβ0/2 ρ_Kᵀρ_K, HPO eq. (15)."""
     obs, noise = normals(1, 16, 11), noise_of(1, 16, 3, seed=4)
     plain, term = agent_of(hpo), agent_of(hpo, momentum_term=True)
-    x, _ = term.space.start(term.policy, obs, noise.action)
-    _, rho = term.evolve(term.critic, obs, x, 0.1 * noise.momentum, 0.1, last=True)
+    u, _ = term.policy.sample(obs, noise.action)
+    _, rho = term.evolve(term.critic, obs, u, noise.momentum, 0.1, with_momentum=True)
     extra = 0.2 / 0.1**2 / 2 * (rho**2).sum(-1).mean(-1)
     assert torch.allclose(term.policy_loss(obs, noise)[0], plain.policy_loss(obs, noise)[0] + extra)
 
@@ -367,9 +370,9 @@ def test_evolved_target(space):
     agent = agent_of(hpo, evolve_target=True, leapfrog_space=space)
     noise, batch = noise_of(1, 8, 3), batch_of(1, 8)._replace(terminated=torch.zeros(1, 8))
     loss, seen = agent.critic_loss(batch, noise)
-    x, log_prob = agent.space.start(agent.policy, batch.next_obs, noise.next_action)
-    x, _ = agent.evolve(agent.target, batch.next_obs, x, 0.1 * noise.next_momentum, 0.1)
-    a, log_prob = agent.space.end(x, log_prob)
+    x, log_prob = agent.policy.sample(batch.next_obs, noise.next_action)
+    x, _ = agent.evolve(agent.target, batch.next_obs, x, noise.next_momentum, 0.1)
+    a, log_prob = script_of(agent).squash(x, log_prob)
     y = batch.reward + 0.99 * (plain_q(agent.target, batch.next_obs, a).amin(1) - 0.2 * log_prob)
     q = plain_q(agent.critic, batch.obs, batch.action)
     assert torch.allclose(
@@ -420,9 +423,10 @@ def test_exploration(space):
 def test_clamped_coordinates_get_no_gradient():
     """D6: Q's gradient stops at the box."""
     agent = agent_of(hpo, momentum_std_train=50.0, alpha=1e-9, leapfrog_space="action")
-    noise = noise_of(1, 64, 3)
-    loss, seen = agent.policy_loss(normals(1, 64, 11), noise._replace(momentum=noise.momentum.sign()))
-    assert (seen["position"].abs() > 1).all()  # a momentum of ±50 throws everything out
+    obs, noise = normals(1, 64, 11), noise_of(1, 64, 3)
+    noise = noise._replace(momentum=noise.momentum.sign())
+    loss, _ = agent.policy_loss(obs, noise)
+    assert (end_of(agent, obs, noise).abs() > 1).all()  # a momentum of ±50 throws everything out
     assert max(g.abs().max() for g in torch.autograd.grad(loss.sum(), agent.policy_optimizer.trained)) < 1e-6
 
 

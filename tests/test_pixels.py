@@ -99,7 +99,7 @@ def test_leapfrog_and_the_rest_are_the_state_scripts():
     assert outside(apart(right.keys() - left.keys()), names["adds"]) == names["adds"]
     assert apart(left.keys() - right.keys()) == names["lacks"]
     same = {name for name in left.keys() & right.keys() if left[name] == right[name]}
-    assert {"leapfrog", "momentum_stds", "squash", "Force", "Force.__init__", "Force.forward", "PRE_TANH"} <= same
+    assert {"leapfrog", "momentum_stds", "squash", "Force", "Force.__init__", "Force.forward", "FORMER"} <= same
     assert {"Critic.forward", "Policy.sample", "action_gradient", "Agent.evolve", "Agent.noise_shapes"} <= same
 
 

@@ -8,7 +8,7 @@ import sys
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 from analysis import gap
-from analysis.experiments import bias, drawn, readings, starts
+from analysis.experiments import bias, drawn, readings, spaces, starts
 from runtime import environments, home
 from runtime.arguments import parse
 from runtime.messages import Refused
@@ -17,20 +17,24 @@ from runtime.seeds import Linear
 import numpy as np
 import pytest
 import torch
-from conftest import agent_of, newest, noise_of, normals
+from conftest import agent_of, end_of, newest, noise_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_analysis import run_folder
 from test_leapfrog import SPACES, kinked, min_q, place  # noqa: F401
 
 
-def arm(name: str, **values) -> hpo.Agent:
-    args = hpo.Args(cuda=False, batch_size=16, **values)
-    return home.build(hpo, args, 11, 3, readings.ARMS.get(name, readings.Arm)).double()
+def arm(name: str, leapfrog_space: str = "pre-tanh", **values) -> hpo.Agent:
+    """An arm's agent in a space; of `none`, the parts of which the arms replace some."""
+    script = spaces.of_values(hpo, {"leapfrog_space": leapfrog_space})
+    kind = readings.agent_of(name, script)
+    if name == "none":
+        kind = type("None", (spaces.Chain, script.Agent), {"__module__": script.__name__})
+    return home.build(script, script.Args(cuda=False, batch_size=16, **values), 11, 3, kind).double()
 
 
 def evolved(agent, obs, x, noise, std=0.5):
-    return agent.evolve(agent.critic, obs, x, std * noise, std)[0]
+    return agent.evolve(agent.critic, obs, x, noise, std)[0]
 
 
 @SPACES
@@ -40,7 +44,7 @@ def test_an_arm_that_changes_nothing_is_sac_hpo(space):
     for steps in (0, 3):
         plain, agent = (arm(name, leapfrog_space=space, leapfrog_steps=steps, num_seeds=2, momentum_term=True)
                         for name in ("as-is", "none"))  # fmt: skip
-        assert type(agent) is readings.Arm and type(plain) is hpo.Agent
+        assert isinstance(agent, spaces.Chain) and (isinstance(plain, spaces.Chain) is (space == "action"))
         assert torch.equal(agent.policy_loss(obs, noise)[0], plain.policy_loss(obs, noise)[0])
         assert torch.equal(agent.act(obs, noise), plain.act(obs, noise))
         assert torch.equal(agent.evolved_mean(obs), plain.evolved_mean(obs))
@@ -64,7 +68,8 @@ def test_a_bounce_is_a_flight_between_walls(x, velocity):
 
 
 def test_reflected_chains_keep_volume_and_stay_inside():
-    agent, obs, inner = arm("reflect", leapfrog_steps=3), normals(1, 1, 11), 0
+    agent, obs, inner = arm("reflect", leapfrog_space="action", leapfrog_steps=3), normals(1, 1, 11), 0
+    free = arm("as-is", leapfrog_space="action", leapfrog_steps=3)
     for network in (agent.force.implicit, agent.force.gate):
         network[2].weight.data *= 5  # a push that differs from place to place
     for seed in range(20):
@@ -76,7 +81,7 @@ def test_reflected_chains_keep_volume_and_stay_inside():
 
         end, plain = (
             mapping(start),
-            evolved(arm("as-is", leapfrog_steps=3), obs, start[None, None, :3], start[None, None, 3:]),
+            evolved(free, obs, start[None, None, :3], start[None, None, 3:]),
         )
         assert (end[:3].abs() <= 1).all()
         inner += (plain.abs() > 1).any()
@@ -160,7 +165,7 @@ def test_what_evaluation_may_draw(space):
         momentum = torch.randn(2, 5, 3, generator=generator.manual_seed(0))
         agent.args.momentum_std_train = std
         with torch.no_grad():
-            x = agent.policy_loss(obs.float(), gap.Noise(zero, zero, momentum, zero))[1]["position"]
+            x = end_of(agent, obs.float(), gap.Noise(zero, zero, momentum, zero))
             first, second = (played[name](obs.float()) for _ in range(2))
         assert torch.allclose(first, place(agent, x).clamp(-1, 1), atol=1e-6)
         assert (first - second).abs().max() > 0.01
@@ -189,7 +194,7 @@ def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2 and "is a run of analysis/experiments/readings.py train averaged" in done.stderr
     subprocess.run([*script[:4], "--resume", str(folder), "--total-timesteps", "60"], cwd=tmp_path, check=True)
-    assert type(drawn.armed(folder)) is readings.Averaged
+    assert isinstance(drawn.armed(folder), readings.Averaged)
     args = drawn.Args((folder,), episodes=1, output=tmp_path / "drawn.csv")
     assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 60 | 2 |" in drawn.main(
         args
@@ -209,6 +214,7 @@ def test_collecting_writes_over_no_other_run(tmp_path, monkeypatch):
     assert other == tmp_path / "readings" / "fresh" / path.name and path.read_text() == before != other.read_text()
 
 
+@pytest.mark.parametrize("space", ["pre-tanh"])
 @pytest.mark.parametrize("sees_g", [True, False])
 def test_bias_tells_gradients_apart(kinked, sees_g):  # noqa: F811
     """On the agent with one kink: back-propagation is the truth for a force blind to g, and off by a fifth else."""
@@ -225,7 +231,7 @@ def test_bias_reads_what_a_run_leaves():
     args = ["--env-id=Drift-v0", "--total-timesteps=60", "--random-steps=40", "--learning-starts=40", "--num-seeds=2"]
     assert readings.train("smooth", [*args, "--batch-size=8", "--eval-episodes=1", "--no-cuda"]) == 0
     agent, states = bias.load(newest())
-    assert type(agent) is readings.Smooth and states.shape == (2, bias.STATES, 1) and (states.abs() <= 1).all()
+    assert isinstance(agent, readings.Smooth) and states.shape == (2, bias.STATES, 1) and (states.abs() <= 1).all()
     weights = torch.load(newest() / "agent.pt", weights_only=True)["agent"]
     assert all(torch.equal(weights[name], value) for name, value in agent.state_dict().items())
     with pytest.raises(Refused, match="is no finished run"):
@@ -280,9 +286,11 @@ def test_parts_of_a_start_are_flags(launched):
         args, _ = parse(script, flags)
         assert (args.random_steps, args.learning_starts) == numbers and (args.exp_name, args.seed) == (
             f"start-{start}__hpo", 3)  # fmt: skip
-        assert rest == {"agent": None, "program": f"analysis/experiments/starts.py train {start} hpo"}
+        assert script is hpo and rest == {"program": f"analysis/experiments/starts.py train {start} hpo"}
     assert starts.train("all", "sac", ["--learning-starts", "7"]) == 0
     assert parse(*launched[-1][:2])[0].learning_starts == 7
+    assert starts.train("all", "hpo", ["--leapfrog-space", "action"]) == 0
+    assert launched[-1][0] is spaces.in_action_space(hpo) and parse(*launched[-1][:2])[0].leapfrog_space == "action"
 
 
 def test_nothing_clamps_an_unclamped_action(launched):
@@ -290,15 +298,17 @@ def test_nothing_clamps_an_unclamped_action(launched):
     assert starts.train("none", "unclamped", []) == 0
     script, flags, rest = launched[-1]
     args = parse(script, [*flags, "--no-cuda", "--leapfrog-steps=3", "--num-seeds=2"])[0]
-    agent, obs, noise = home.build(script, args, 11, 3, rest["agent"]).double(), normals(2, 16, 11), noise_of(2, 16, 3)
+    assert args.leapfrog_space == "action" and rest["program"].endswith("starts.py train none unclamped")
+    agent, obs, noise = home.build(script, args, 11, 3).double(), normals(2, 16, 11), noise_of(2, 16, 3)
     noise = noise._replace(momentum=9 * noise.momentum)
     action, seen = agent.act(obs, noise), agent.policy_loss(obs, noise)[1]
-    x, _ = hpo.squash(*agent.policy.sample(obs, noise.action))
-    std = args.momentum_std_explore
-    assert torch.equal(action, agent.evolve(agent.critic, obs, x, std * noise.momentum, std)[0])
-    assert (action.abs() > 1).any() and (seen["position"].abs() > 1).any()
+    x, end = agent.policy.sample(obs, noise.action)[0], end_of(agent, obs, noise)
+    mean, log_std = agent.policy(obs)
+    assert torch.allclose(x, (mean + log_std.exp() * noise.action).tanh())
+    assert torch.equal(action, agent.evolve(agent.critic, obs, x, noise.momentum, args.momentum_std_explore)[0])
+    assert (action.abs() > 1).any() and (end.abs() > 1).any()
     outside = agent.metrics(seen)["charts/clamped_fraction"]
-    assert torch.equal(outside, (seen["position"].abs() > 1).float().mean((1, 2)))
+    assert torch.equal(outside, (end.abs() > 1).float().mean((1, 2)))
     low, far = np.full(2, -1, np.float32), np.array([-3, 4], np.float32)
     assert np.array_equal(environments.into_box(low, -low, far), far)
 

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 from analysis.collect import VALUES, collect
 from analysis.records import (
@@ -35,7 +36,7 @@ from analysis.records import (
     words,
     write_whole,
 )
-from runtime.arguments import check, parse
+from runtime.arguments import check, parse, todays
 from runtime.home import script_file
 from runtime.messages import Refused, fail
 
@@ -204,9 +205,22 @@ def file_values(cell: Cell, text: str) -> list[dict]:
     for program, _ in commands:
         if Path(program).name not in (f"{cell.script}.py", "readings.py train as-is"):
             fail(f"{program} made it")
+    script = module_of(cell.script)
     if told := re.findall(rf"^{VALUES}(.*)$", text, re.M):
-        return [learned(json.loads(line)) for line in told]
-    return [learned(vars(parse(module_of(cell.script), shlex.split(flags))[0])) for _, flags in commands]
+        return [todays(script, learned(json.loads(line))) for line in told]
+    return [commanded(script, shlex.split(flags)) for _, flags in commands]
+
+
+def commanded(script: ModuleType, flags: list[str]) -> dict:
+    """The values of a command line, flags that the script has given up among them."""
+    former, kept, words = {}, [], iter(flags)
+    for word in words:
+        name = word.lstrip("-").replace("-", "_")
+        if name in getattr(script, "FORMER", {}):
+            former[name] = next(words, "")
+        else:
+            kept.append(word)
+    return todays(script, learned(vars(parse(script, kept)[0]) | former))
 
 
 def unlike_cell(values: dict, cell: Cell) -> str:
@@ -242,7 +256,8 @@ def newest_run(cell: Cell, place: Place) -> Path | None:
             args = config["args"]
             mine = (cell.script, cell.env_id, cell.seeds, cell.steps, 1)
             names = ("env_id", "num_seeds", "total_timesteps", "seed")
-            if (config["script"], *(args[name] for name in names)) == mine and not unlike_cell(learned(args), cell):
+            values = todays(module_of(cell.script), learned(args))
+            if (config["script"], *(args[name] for name in names)) == mine and not unlike_cell(values, cell):
                 runs.append((int(path.parent.name.rsplit("__", 1)[-1]), path.parent))  # the time that it was begun
     return max(runs, default=(0, None))[1]
 

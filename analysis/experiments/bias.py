@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from analysis.experiments.readings import ARMS, hpo
+from analysis.experiments.readings import agent_of, hpo
+from analysis.experiments.spaces import of_values
 from analysis.gap import Noise
 from analysis.records import config_of, each
 from analysis.report import Parser, ranged, start, table
@@ -33,9 +34,10 @@ def load(folder: Path) -> tuple[hpo.Agent, torch.Tensor]:
         fail(f"{folder} is no finished run of sac_hpo_continuous.py or of readings.py")
     rows = read_file(max(paths, key=lambda path: int(path.stem.split("-")[1])))
     saved = torch.load(folder / "agent.pt", weights_only=True, map_location="cpu")
-    args, weights = arguments_of(hpo, folder / "agent.pt", saved), saved["agent"]
+    script = of_values(hpo, saved["args"])
+    args, weights = arguments_of(script, folder / "agent.pt", saved), saved["agent"]
     obs_dim, act_dim = weights["policy.fc1.weight"].shape[-2], weights["policy.mean.bias"].shape[-1]
-    agent = build(hpo, args, obs_dim, act_dim, ARMS.get(args.exp_name))
+    agent = build(script, args, obs_dim, act_dim, agent_of(args.exp_name, script))
     agent.load_state_dict(weights)
     index = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:STATES]
     return agent, agent.sees(rows[:, index, :obs_dim])
@@ -52,7 +54,8 @@ class Shifted(torch.nn.Module):
         mean, log_std = self.policy(obs)
         return mean + self.shift, log_std
 
-    sample = hpo.Policy.sample
+    def sample(self, obs, noise):
+        return type(self.policy).sample(self, obs, noise)  # in action space another's
 
 
 def gradients(agent: hpo.Agent, obs: torch.Tensor, noise: Noise) -> torch.Tensor:

@@ -6,8 +6,8 @@
     python analysis/experiments/distance.py draw results/distance/*.csv --output docs/lab/distance.png
 
 `train` is `sac_hpo_continuous.py`, which it imports (a stopped run goes on by `train` too), and measures every 1,000
-steps, on the batch of that update, the move of the chain, x_K - x_0 (of u before the tanh, or with --leapfrog-space
-action of a before the clamp), once with the momentum of training and once with exploration's. With the forces that the
+steps, on the batch of that update, the move of the chain, x_K - x_0 (of u, or with spaces.py's --leapfrog-space action
+of a before the clamp), once with the momentum of training and once with exploration's. With the forces that the
 trajectory met, a leapfrog is linear in ρ_0 and in F = σ g + (1 - σ) T, so the move is exactly the sum of three: what
 the momentum alone, σ g alone (explicit gradient) and (1 - σ) T alone (implicit gradient) would do. A distance is the
 root mean square over batch and action dimensions. `played` is how far the action moves, whose range is [-1, 1].
@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
 from analysis import ROOT, report
+from analysis.experiments.spaces import chosen, script_of
 from analysis.gap import Noise
 from analysis.records import check_output, config_of, csv_text, given_flags, read_rows, variant, write_whole
 from runtime.arguments import parse
@@ -43,26 +44,27 @@ def split(force: hpo.Force, obs, action, g) -> tuple[torch.Tensor, torch.Tensor]
 @torch.no_grad()
 def moves(agent: hpo.Agent, obs: torch.Tensor, noise: Noise, std: float) -> dict[str, torch.Tensor]:
     """The parts of x_K - x_0, (S, B, d) each, at obs (S, B, ds), for noise (S, B, d) of a_0 and ρ_0."""
-    start, log_prob = agent.space.start(agent.policy, obs, noise.action)
-    momentum, met = std * noise.momentum, []
+    start, log_prob = agent.policy.sample(obs, noise.action)
+    momentum, met, squash = std * noise.momentum, [], script_of(agent).squash
     hook = agent.force.register_forward_hook(lambda force, inputs, _: met.append(split(force, *inputs)))
     try:
-        end, _ = agent.evolve(agent.critic, obs, start, momentum, std)
+        end, _ = agent.evolve(agent.critic, obs, start, noise.momentum, std)
     finally:
         hook.remove()
     size, stds = agent.args.step_size, hpo.momentum_stds(std, agent.args.leapfrog_steps)
     still = torch.zeros_like(start)
-    parts = {"noise": hpo.leapfrog(lambda _: still, still, momentum, size, stds, last=False)[0]}
+    parts = {"noise": hpo.leapfrog(lambda _: still, still, momentum, size, stds, with_momentum=False)[0]}
     for i, name in enumerate(("explicit", "implicit")):
         forces = iter([f[i] for f in met]).__next__
-        parts[name] = hpo.leapfrog(lambda _, f=forces: f(), still, still, size, stds, last=False)[0]
-    played = agent.space.end(end, log_prob)[0] - agent.space.end(start, log_prob)[0]
+        parts[name] = hpo.leapfrog(lambda _, f=forces: f(), still, still, size, stds, with_momentum=False)[0]
+    played = squash(end, log_prob)[0] - squash(start, log_prob)[0]
     return parts | {"total": end - start, "played": played}
 
 
 def train(flags: list[str]) -> int:
     """A run of SAC-HPO that also writes distances.csv into its folder. Measuring draws from a stream of its own."""
-    return Measured(hpo, *parse(hpo, flags, PROGRAM), program=PROGRAM).train()
+    script, flags = chosen(hpo, flags)
+    return Measured(script, *parse(script, flags, PROGRAM), program=PROGRAM).train()
 
 
 class Measured(Run):

@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import records
-from analysis.experiments.readings import ARMS
+from analysis.experiments.readings import agent_of
+from analysis.experiments.spaces import script_of
 from analysis.play import CPU, START, load
 from analysis.report import ends, parsed, spread, start, table
 from runtime.environments import make_env
@@ -45,9 +46,9 @@ def drawn(agent, std: float):
 
     def policy(obs):
         noise = torch.randn(*obs.shape[:2], agent.act_dim, generator=generator)
-        x, log_prob = agent.space.start(agent.policy, obs, torch.zeros_like(noise))
-        x, _ = agent.evolve(agent.critic, obs, x, std * noise, std)
-        return agent.space.end(x, log_prob)[0]
+        x, log_prob = agent.policy.sample(obs, torch.zeros_like(noise))
+        x, _ = agent.evolve(agent.critic, obs, x, noise, std)
+        return script_of(agent).squash(x, log_prob)[0]
 
     return policy
 
@@ -65,7 +66,8 @@ def policies(agent) -> dict:
 
 def armed(folder: Path, env_id: str | None = None):
     """A run's agent, of its arm's class."""
-    return load(folder, env_id=env_id, kind=ARMS.get(records.config_of(folder)["args"].get("exp_name")))
+    arm = records.config_of(folder)["args"].get("exp_name")
+    return load(folder, env_id=env_id, kind=lambda script: agent_of(arm, script))
 
 
 def played(agent, episodes: int) -> dict:

@@ -20,7 +20,7 @@ draws one gets moves it by about 0.003 where it is 0.5, and by 0.01 where it is 
 (15) takes for a_K's entropy, that of action and momentum together less a constant. It may be negative.
 
 Two things are not as in a run. Q is smooth, and the script's loss holds ∇Q constant: in d = 1 that is the same, for g
-is a sign, but in d = 2 the direction turns with a, and back-propagation leaves that out. And --leapfrog-space action
+is a sign, but in d = 2 the direction turns with a, and back-propagation leaves that out. And action space (spaces.py)
 has no place here: its clamp leaves actions at the very edge, where KL is infinite.
 """
 
@@ -171,6 +171,14 @@ def train(agent: hpo.Agent, seeds: int, steps: int, generator: torch.Generator) 
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
+def played(agent: hpo.Agent, obs: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """The actions a_K (S, B, d) of the policy's loss."""
+    u, _ = agent.policy.sample(obs, noise.action)
+    if agent.args.leapfrog_steps:
+        u, _ = agent.evolve(agent.critic, obs, u, noise.momentum, agent.args.momentum_std_train)
+    return u.tanh()
+
+
 def divergence(counts: np.ndarray, target: np.ndarray) -> np.ndarray:
     """KL (S,) of draws counted in cells, (S, cells), to the cells' masses (cells,)."""
     n = counts.sum(1, keepdims=True)
@@ -185,8 +193,9 @@ def measure(agent: hpo.Agent, seeds: int, draws: int = DRAWS) -> dict[str, np.nd
     d, cells, generator = agent.act_dim, CELLS[agent.act_dim], torch.Generator().manual_seed(1)
     counts, sums = 0, 0
     for _ in range(draws // CHUNK):
-        loss, seen = agent.policy_loss(*drawn(agent, seeds, CHUNK, generator))
-        action = seen["position"].tanh()
+        obs, noise = drawn(agent, seeds, CHUNK, generator)
+        loss, _ = agent.policy_loss(obs, noise)
+        action = played(agent, obs, noise)
         places = ((action + 1) / 2 * cells).long().clamp(0, cells - 1)  # tanh may round to 1
         flat = places[..., 0] if d == 1 else places[..., 0] * cells + places[..., 1]
         counts = counts + torch.stack([x.bincount(minlength=cells**d) for x in flat])

@@ -6,57 +6,37 @@
     python analysis/tables.py results/readings/HalfCheetah-v4__*.csv  # against SAC's file among them
 
 An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as-is` replaces none, so that the flags of
-`sac_hpo_continuous.py` make the arm. `collect` takes runs of SAC too. What the arms found is in
-docs/lab/readings-old-start.md.
+`sac_hpo_continuous.py` make the arm. --leapfrog-space action puts any arm into action space (spaces.py). `collect`
+takes runs of SAC too. What the arms found is in docs/lab/readings-old-start.md.
 """
 
+import functools
 import sys
 from pathlib import Path
+from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
 from analysis import ROOT
 from analysis.collect import collect
-from analysis.records import config_of, write_whole
+from analysis.experiments.spaces import Chain, chosen, script_of
+from analysis.records import config_of, program, write_whole
 from analysis.report import start
 from runtime.messages import fail
 from runtime.run import launch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 RESULTS = ROOT / "results" / "readings"
 PROGRAM = "analysis/experiments/readings.py"
 
 
-class Arm(hpo.Agent):
-    """SAC-HPO's agent, whose action and direction g at a position are a method."""
-
-    def direction(self, critic, obs, x) -> tuple[Tensor, Tensor]:
-        """a at x, and g there, (B, d) each."""
-        action = self.space.action(x)
-        return action, -F.normalize(self.slope(critic, obs, action), dim=-1)
-
-    def slope(self, critic, obs, action) -> Tensor:
-        """∇_x min(Q1, Q2) at an action, (B, d)."""
-        return self.space.gradient(hpo.action_gradient(critic, obs, action), action)
-
-    def evolve(self, critic, obs, x, momentum, std, last=False):
-        def force(x):
-            return self.force(obs, *self.direction(critic, obs, x))
-
-        return hpo.leapfrog(force, x, momentum, self.args.step_size, self.stds(std), last)
-
-    def stds(self, std: float) -> list[float]:
-        return hpo.momentum_stds(std, self.args.leapfrog_steps)
-
-
-class Reflect(Arm):
+class Reflect(Chain):
     """Action space, where a chain is reflected at the box: it stays inside, and volume is preserved, so (13) holds."""
 
-    def evolve(self, critic, obs, x, momentum, std, last=False):
-        stds, size = self.stds(std), self.args.step_size
+    def evolve(self, critic, obs, x, noise, std, with_momentum=False):
+        stds, size, momentum = self.stds(std), self.args.step_size, std * noise
         f = self.force(obs, *self.direction(critic, obs, x))
         for k in range(1, len(stds)):
             momentum = momentum - size / 2 * f
@@ -72,22 +52,22 @@ def bounce(x: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
     return 1 - (place - 2).abs(), torch.where(place < 2, momentum, -momentum)
 
 
-class Blind(Arm):
+class Blind(Chain):
     """A force that does not see g: (1 - σ_h) T_h alone, with no jumps for the gradient to miss."""
 
     def direction(self, critic, obs, x):
-        action = self.space.action(x)
+        action = self.place(x)
         return action, torch.zeros_like(action)
 
 
-class Straight(Arm):
+class Straight(Chain):
     """No gradient through the chain: the forces are held constant in a, so ∂a_K/∂a_0 = 1 and h learns by their sum."""
 
     def direction(self, critic, obs, x):
         return super().direction(critic, obs, x.detach())
 
 
-class Around(Arm):
+class Around(Chain):
     """An agent with four places around the origin, two by two on either side, 0.2 away in each dimension on average."""
 
     def __init__(self, args, obs_dim, act_dim):
@@ -100,8 +80,8 @@ class Smooth(Around):
     """g of a smoother critic: of the mean of ∇_a Q over four actions around a."""
 
     def slope(self, critic, obs, action):
-        slope = sum(hpo.action_gradient(critic, obs, action + offset) for offset in self.around)
-        return self.space.gradient(slope / len(self.around), action)
+        slope = sum(hpo.action_gradient(critic, obs, action + offset) for offset in self.around) / len(self.around)
+        return slope if self.in_action_space() else slope * (1 - action.square())
 
 
 class Averaged(Around):
@@ -110,10 +90,10 @@ class Averaged(Around):
     def direction(self, critic, obs, x):
         every = super().direction  # which generators do not know
         g = sum(every(critic, obs, x + offset)[1] for offset in self.around) / len(self.around)
-        return self.space.action(x), g
+        return self.place(x), g
 
 
-class Prior(Arm):
+class Prior(Chain):
     """Pre-tanh space with the potential of a uniform prior over the box: U(u) = -Q/α - Σ log(1 - tanh²(u))."""
 
     def slope(self, critic, obs, action):
@@ -125,7 +105,7 @@ def still(noise):
     return noise._replace(momentum=torch.zeros_like(noise.momentum)) if "momentum" in noise._fields else noise
 
 
-class Still(hpo.Agent):
+class Still:
     """No momentum noise in training: ρ_0 = 0 in the policy's loss. Exploration keeps its own."""
 
     def policy_loss(self, obs, noise):
@@ -139,23 +119,30 @@ class StillBoth(Still):
         return super().act(obs, still(noise))
 
 
-class Plain(hpo.Agent):
+class Plain:
     """Exploration by the base policy, as in baseline-3: the chain optimises alone."""
 
     @torch.no_grad()
     def act(self, obs, noise):
-        return hpo.squash(*self.policy.sample(obs, noise.action))[0]
+        return script_of(self).squash(*self.policy.sample(obs, noise.action))[0]
 
 
-ARMS = {"as-is": hpo.Agent, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
+ARMS = {"as-is": None, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
 ARMS |= {"averaged": Averaged, "prior": Prior, "still": Still, "still-both": StillBoth, "plain": Plain}
 SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meaning, if not in both
 
 
+@functools.cache
+def agent_of(arm: str | None, script: ModuleType = hpo) -> type:
+    """The agent of an arm, of SAC-HPO or of its copy in action space; of any other name the script's own."""
+    changed = ARMS.get(arm)
+    return type(changed.__name__, (changed, script.Agent), {"__module__": script.__name__}) if changed else script.Agent
+
+
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
-    flags = ["--exp-name", arm, *(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags]
-    return launch(hpo, flags, agent=ARMS[arm], program=f"{PROGRAM} train {arm}")
+    script, flags = chosen(hpo, [*(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
+    return launch(script, ["--exp-name", arm, *flags], agent=agent_of(arm, script), program=f"{PROGRAM} train {arm}")
 
 
 def keep(folder: Path, into: str = "") -> Path:
@@ -163,12 +150,13 @@ def keep(folder: Path, into: str = "") -> Path:
 
     Refuses to write over a file of another run; `into` names a folder in results/readings/ for such runs.
     """
-    arm = config_of(folder)["args"].get("exp_name")
+    config = config_of(folder)
+    arm = config["args"].get("exp_name")
     name, text = collect([folder])
     name = name.replace("__matmul-precision-medium", "")  # which every run of the comparison has
     if arm:
         name = name if arm == "as-is" else name.replace(".csv", f"__{arm}.csv")
-        text = text.replace("python sac_hpo_continuous.py", f"python {PROGRAM} train {arm}", 1)
+        text = text.replace(f"python {program(config)}", f"python {PROGRAM} train {arm}", 1)
         text = text.replace(f" --exp-name {arm}", "", 1)
     path = RESULTS / into / name
     if path.exists() and path.read_text(encoding="utf-8") != text:

@@ -1,7 +1,8 @@
 """SAC and SAC-HPO with another start of a run, part by part, to find out which part matters (docs/lab/start.md).
 
     python analysis/experiments/starts.py train all sac --env-id Ant-v4 --num-seeds 4        # SAC's flags, --resume too
-    python analysis/experiments/starts.py train all unclamped --env-id Ant-v4 --num-seeds 4  # SAC-HPO, unclamped
+    python analysis/experiments/starts.py train all hpo --env-id Ant-v4 --leapfrog-space action  # SAC-HPO, as spaces.py
+    python analysis/experiments/starts.py train all unclamped --env-id Ant-v4 --num-seeds 4  # the same, unclamped
     python analysis/experiments/starts.py collect runs/Ant-v4__sac_continuous__start-all__*  # -> results/start/
 
 A start is `all`, `none`, or parts of it joined by +:
@@ -20,7 +21,8 @@ import sac_continuous as sac
 import sac_hpo_continuous as hpo
 from analysis import ROOT
 from analysis.collect import collect
-from analysis.records import config_of, write_whole
+from analysis.experiments.spaces import chosen, in_action_space
+from analysis.records import config_of, program, write_whole
 from analysis.report import start as run_program
 from runtime import environments
 from runtime.messages import fail
@@ -48,20 +50,15 @@ def clamped_log_std(policy, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return policy.mean(x), policy.log_std(x).clamp(-20, 2)
 
 
-class Unclamped(hpo.Agent):
-    """SAC-HPO in action space, where a_K goes as it is to the critics, the replay and the environment."""
-
-    def __init__(self, args, obs_dim, act_dim):
-        super().__init__(args, obs_dim, act_dim)
-        self.space = hpo.ACTION._replace(end=lambda x, log_prob: (x, log_prob))
-
-
-READINGS = {"sac": None, "hpo": None, "unclamped": Unclamped}  # agents in place of the script's
+READINGS = "sac", "hpo", "unclamped"  # the last is SAC-HPO in action space, where a_K goes everywhere as it is
 
 
 def train(start: str, reading: str, flags: list[str]) -> int:
     """A run with a start and a reading, whose names the run keeps as its --exp-name."""
-    script = sac if reading == "sac" else hpo
+    if reading == "unclamped":
+        script = in_action_space(hpo, clamp=False)
+    else:
+        script, flags = (sac, flags) if reading == "sac" else chosen(hpo, flags)
     parts = PARTS if start == "all" else [] if start == "none" else start.split("+")
     random = "10000" if "random" in parts else "5000"
     resumed = any(flag.split("=")[0] == "--resume" for flag in flags)  # whose values are its own
@@ -73,9 +70,8 @@ def train(start: str, reading: str, flags: list[str]) -> int:
         script.Policy.forward = clamped_log_std
     if reading == "unclamped":
         environments.into_box = lambda low, high, action: action.astype(low.dtype, copy=False)
-        flags = ["--leapfrog-space", "action", *flags]
     flags = ["--exp-name", f"start-{start}__{reading}", *flags]
-    return launch(script, flags, agent=READINGS[reading], program=f"{PROGRAM} train {start} {reading}")
+    return launch(script, flags, program=f"{PROGRAM} train {start} {reading}")
 
 
 def keep(folders: list[Path]) -> Path:
@@ -91,7 +87,7 @@ def keep(folders: list[Path]) -> Path:
     if len({batch[0] for batch in rows}) > 1:
         fail("these runs have other columns: collect each by itself")
     text = "\n".join([*comments, rows[0][0], *(line for batch in rows for line in batch[1:])]) + "\n"
-    text = text.replace(f"python {config['script']}.py", f"python {PROGRAM} train {start} {reading}")
+    text = text.replace(f"python {program(config)}", f"python {PROGRAM} train {start} {reading}")
     text = text.replace(f" --exp-name {args['exp_name']}", "")
     more = ["autotune"] * args["autotune"] + ["gpu"] * args["cuda"]
     path = RESULTS / ("__".join([args["env_id"], config["script"], f"start-{start}", reading, *more]) + ".csv")
