@@ -12,7 +12,6 @@ import sac_hpo_continuous as hpo
 import sac_hpo_pixels as pixels
 import sac_nf_continuous as nf
 from analysis import export, play
-from analysis.experiments.spaces import in_action_space
 from runtime import home, load
 from runtime.environments import make_env
 from runtime.messages import Refused
@@ -250,7 +249,6 @@ def has_onnx():
 CASES = {
     "sac": (sac, {}),
     "hpo": (hpo, {"normalize_observations": True}),
-    "hpo-action": (in_action_space(hpo), {}),
     "nf": (nf, {}),
     "hmc": (hmc, {}),
     "langevin": (langevin, {"normalize_observations": True}),

@@ -28,7 +28,7 @@ def arm(name: str, leapfrog_space: str = "pre-tanh", **values) -> hpo.Agent:
     """An arm's agent in a space; of `none`, the parts of which the arms replace some."""
     script = spaces.of_values(hpo, {"leapfrog_space": leapfrog_space})
     kind = readings.agent_of(name, script)
-    if name == "none":
+    if name == "none" and script is hpo:
         kind = type("None", (spaces.Chain, script.Agent), {"__module__": script.__name__})
     return home.build(script, script.Args(cuda=False, batch_size=16, **values), 11, 3, kind).double()
 
@@ -242,7 +242,7 @@ def test_bias_reads_what_a_run_leaves():
 @pytest.fixture
 def launched(monkeypatch):
     """What a start would launch: its script, flags, agent and program. What it changes is put back after the test."""
-    for script in (sac, hpo):
+    for script in (sac, hpo, spaces.in_action_space(hpo), spaces.in_action_space(hpo, clamp=False)):
         monkeypatch.setattr(script, "start", script.start)
         monkeypatch.setattr(script.Policy, "forward", script.Policy.forward)
     monkeypatch.setattr(environments, "into_box", environments.into_box)
