@@ -1,6 +1,7 @@
 """What a run leaves in its folder and shows on its terminal: config.json, evaluations.csv, TensorBoard, W&B."""
 
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -29,17 +30,22 @@ def new_folder(args, script: str) -> Path:
     return Path("runs", f"{stem}{stamp}")
 
 
+@functools.cache
+def packages() -> dict[str, str]:
+    """Versions of what is installed, by name; read once a process, which takes a tenth of a second."""
+    return {package.name: package.version for package in importlib.metadata.distributions()}
+
+
 def describe(script: Path, args, source: dict[str, str]) -> dict:
     """config.json: every value and where it came from, and what ran it."""
     device = torch.cuda.get_device_name() if args.cuda else f"cpu, {torch.get_num_threads()} threads"
     commit, git = "", ["git", "-C", str(script.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with contextlib.suppress(OSError):  # no git here
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    packages = {package.name: package.version for package in importlib.metadata.distributions()}
     origin = args.start_from and str(args.start_from)
     config = {"script": script.stem, "args": vars(args) | {"resume": None, "start_from": origin}, "source": source}
     config |= {"commit": commit or "unknown", "device": device}
-    return config | {"python": sys.version.split()[0], "packages": packages}
+    return config | {"python": sys.version.split()[0], "packages": packages()}
 
 
 def header(config: dict, seeds: range, folder: Path) -> str:
