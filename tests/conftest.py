@@ -1,21 +1,33 @@
 """Small environments and shared fixtures. Everything runs on one CPU thread and in double precision where it counts."""
 
+import contextlib
+import gc
+import importlib
 import io
 import os
+import pty
+import re
 import runpy
+import select
+import shutil
+import signal
 import sys
 import tempfile
+import termios
+import time
 import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+import mcmcpo_hmc_continuous
+import mcmcpo_langevin_continuous
 import sac_continuous
 import sac_hpo_continuous
 import sac_nf_continuous
 from analysis import gap
 from analysis.experiments.spaces import of_values
 from runtime.arguments import parse
-from runtime.run import Run, launch  # noqa: F401
+from runtime.run import Run, launch
 from runtime.seeds import optimizers, side_by_side
 
 import baseline1
@@ -28,6 +40,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+gc.collect(), gc.freeze()  # of a million objects that imports leave, each collection would look at every one again
 CPU = torch.device("cpu")
 SCRIPTS = {"sac": sac_continuous, "hpo": sac_hpo_continuous}
 ABLATIONS = {"b1": baseline1, "b2": baseline2, "b3": baseline3, "noise": noise_only}
@@ -114,6 +127,44 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script.py"])  # the name before every refusal
 
 
+@contextlib.contextmanager
+def narrow_networks():
+    """Hidden layers of 32 units: where a run is tested and no network, its updates take half the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for script in (*FAMILY.values(), mcmcpo_hmc_continuous, mcmcpo_langevin_continuous):
+            patch.setattr(script, "HIDDEN", 32)
+        yield
+
+
+@pytest.fixture
+def narrow():
+    with narrow_networks():
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a finished run of a script by `quick`'s flags, with narrow networks: trained once for all tests
+    that only look at it, or take a copy."""
+    folders = {}
+
+    def finished(script, **flags):
+        key = script.__name__, *sorted(flags.items())
+        if key not in folders:
+            place, quiet = tmp_path_factory.mktemp("finished"), contextlib.redirect_stdout(io.StringIO())
+            with contextlib.chdir(place), narrow_networks(), quiet:
+                assert train(script, quick(script, **flags)) == 0
+                folders[key] = newest().resolve()
+        return folders[key]
+
+    return finished
+
+
+def copied(folder):
+    """A copy of a run's folder among the runs of a test, which may change it."""
+    return Path(shutil.copytree(folder, Path("runs") / folder.name))
+
+
 def train(script, args, source=None):
     """The exit code of a run."""
     return Run(script, args, source).train()
@@ -129,28 +180,84 @@ def resume(script, folder, *flags):
     return train(script, *parse(script, ["--resume", str(folder), *flags]))
 
 
+def fork(out, err, path, *argv, encoding="utf-8", cwd="."):
+    """Starts a program in a fork of this process, which has imported torch: its number. Two files take what it says."""
+    sys.stdout.flush(), sys.stderr.flush()
+    if not (child := os.fork()):
+        code = 1
+        try:
+            sys.stdout, sys.stderr = (io.TextIOWrapper(f, encoding) for f in (out, err))
+            os.chdir(cwd)
+            sys.argv = [str(path), *map(str, argv)]
+            runpy.run_path(str(path), run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    return child
+
+
 def forked(path, *argv, encoding="utf-8", cwd="."):
-    """Exit code, output and errors (bytes) of a program, run in a fork of this process, which has imported torch."""
+    """Exit code, output and errors (bytes) of a program in a fork of this process."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        sys.stdout.flush(), sys.stderr.flush()
-        if not (child := os.fork()):
-            code = 1
-            try:
-                sys.stdout, sys.stderr = (io.TextIOWrapper(f, encoding) for f in (out, err))
-                os.chdir(cwd)
-                sys.argv = [str(path), *map(str, argv)]
-                runpy.run_path(str(path), run_name="__main__")
-                code = 0
-            except SystemExit as stop:
-                code = stop.code or 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush(), sys.stderr.flush()
-                os._exit(code)
+        child = fork(out, err, path, *argv, encoding=encoding, cwd=cwd)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0), err.seek(0)
         return code, out.read(), err.read()
+
+
+def run_in_a_fork(script, flags, folder, kill_after=None):
+    """analysis/checks/survival.py's `run`, of a fork of this process in place of a new interpreter."""
+    sys.stdout.flush(), sys.stderr.flush()
+    output, theirs = os.pipe()
+    if not (child := os.fork()):
+        code = 1
+        try:
+            sys.stdout = sys.stderr = os.fdopen(theirs, "w", encoding="utf-8")
+            os.chdir(folder)
+            code = launch(importlib.import_module(script), flags)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    os.close(theirs)
+    with os.fdopen(output, encoding="utf-8") as lines:
+        head, start = next((line for line in lines if " runs/" in line), ""), time.monotonic()
+        if kill_after is not None:
+            select.select([os.pidfd_open(child)], [], [], kill_after)
+            os.kill(child, signal.SIGKILL)
+        rest = lines.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL), head + rest
+    return code, re.search(r"runs/\S+", head).group(), time.monotonic() - start
+
+
+def on_a_terminal(script, argv, columns=160):
+    """Exit code of a run in a fork of this process that has a terminal of its own, and all that was drawn there."""
+    sys.stdout.flush(), sys.stderr.flush()
+    child, terminal = pty.fork()
+    if not child:
+        code = 1
+        try:
+            termios.tcsetwinsize(1, (24, columns))
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+            code = launch(script, argv)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    screen = b""
+    with contextlib.suppress(OSError):  # the terminal closes with its last process
+        while chunk := os.read(terminal, 4096):
+            screen += chunk
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), screen.decode()
 
 
 def script_name(script):

@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import newest, quick, train
+from conftest import forked, newest, quick, train
 from matplotlib import image
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
@@ -161,11 +160,12 @@ def test_p_values_in_a_table(results, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_tables_and_curves_of_run_folders(capsys):
     """As of results files; a run of one seed has no deviation, and a sweep's names stand beside the script."""
     runs = []
     for name, value in (("a", 0.99), ("b", 0.9)):
-        args = quick(hpo, eval_frequency=30, gamma=value, exp_name=name)
+        args = quick(hpo, eval_frequency=30, gamma=value, exp_name=name, learning_starts=80)
         assert train(hpo, args) == 0
         runs.append(newest(runs))
     arms = records.read_arms(runs)
@@ -175,12 +175,10 @@ def test_tables_and_curves_of_run_folders(capsys):
     assert f"(b) | 1 | 120 | {episodes.mean(2).max():.0f} | " in b and "nan" not in text
     curves.draw(runs, Path("mine.png"))
     assert Path("mine.png").stat().st_size > 5000
-    done = subprocess.run([sys.executable, tables.__file__, *map(str, runs), "--against", arms[0].name],
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0 and "(b) | best |" in done.stdout and "one seed" in done.stdout
-    assert "nan" not in done.stdout
-    done = subprocess.run([sys.executable, tables.__file__, "nowhere"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    code, out, _ = forked(tables.__file__, *runs, "--against", arms[0].name)
+    assert code == 0 and b"(b) | best |" in out and b"one seed" in out and b"nan" not in out
+    code, _, err = forked(tables.__file__, "nowhere")
+    assert code == 2 and err.count(b"\n") == 1
 
 
 def test_smoothing():
@@ -279,9 +277,17 @@ def test_operations_from_pixels(steps):
     assert throughput.pixel_operations(2, steps, 1, True, 32, 2) == pytest.approx(counts[0], rel=2e-3)
 
 
+def measured(_, path, *words):
+    code, out, err = forked(path, *words)
+    assert code == 0, err
+    return out.decode()
+
+
 @pytest.mark.slow
-def test_throughput_measures_the_scripts(tmp_path, capfd):
+def test_throughput_measures_the_scripts(tmp_path, capfd, monkeypatch):
     """One round at tiny length, two peers beside it: the table's columns, and ratios that belong to its rates."""
+    run = throughput.run  # what measures, in forks here in place of new interpreters
+    monkeypatch.setattr(throughput, "run", lambda words, shell=False: run(words, shell) if shell else measured(*words))
     peers = tuple(f"{sys.executable} -c \"print('peer: {rate} steps/s')\"" for rate in (50.0, 20.0))
     args = throughput.Args(num_seeds=(1, 2), steps=40, warm_up=5, rounds=1, flags="--no-compile --batch-size=16")
     args = dataclasses.replace(args, vs=peers, peer_name=("the peer", "B"), cuda=False, output=tmp_path / "speed.csv")
@@ -305,6 +311,7 @@ def test_throughput_measures_the_scripts(tmp_path, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_play(capsys):
     """The last agent and a kept one, of every seed, against a policy whose return on Drift is known by hand."""
     flags = {"num_seeds": 2, "total_timesteps": 120, "eval_frequency": 60, "keep_agents": True}
@@ -349,8 +356,9 @@ def test_play(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_play_films():
-    assert train(hpo, quick(hpo, env_id="Counter-v0")) == 0
+    assert train(hpo, quick(hpo, env_id="Counter-v0", total_timesteps=60)) == 0
     play.main(play.Args(newest(), episodes=2, video=Path("films")))
     names = {f"seed-1-{policy}-episode-{e}.mp4" for policy in ("leapfrog", "base") for e in (0, 1)}
     assert {path.name for path in Path("films").glob("*.mp4")} == names

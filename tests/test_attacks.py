@@ -25,7 +25,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import Drift, newest, quick, resume, train
+from conftest import Drift, copied, newest, quick, resume, train
 from gymnasium.spaces import Box
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +34,7 @@ ROOT = Path(sac.__file__).parent
 CPU = torch.device("cpu")
 FLAGS = "--env-id Drift-v0 --total-timesteps 60 --learning-starts 40 --batch-size 16 --eval-frequency 30"
 FLAGS = f"{FLAGS} --eval-episodes 1 --no-cuda --no-compile".split()
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def trained(**flags):
@@ -55,7 +56,7 @@ def contents(folder):
 
 # ---------------------------------------------------------------------------- lost, or silently wrong
 def test_only_the_runs_own_files_are_deleted():
-    folder = trained(checkpoint_frequency=20)
+    folder = trained(checkpoint_frequency=20, learning_starts=110)
     own = folder / "checkpoints"
     precious = Path("precious.pt")
     precious.write_text("mine")
@@ -65,14 +66,14 @@ def test_only_the_runs_own_files_are_deleted():
     (own / "step-3.pt").symlink_to(precious.resolve())
     (own / "step-best.pt").write_text("mine")
     (own / "rows-1-2.part").write_text("torn")
-    assert resume(sac, folder, "--total-timesteps", "200") == 0
+    assert resume(sac, folder, "--total-timesteps", "140") == 0
     left = {path.name for path in own.iterdir()}
     assert {"best.pt", "notes", "step-7.pt", "step-3.pt", "step-best.pt"} <= left and "rows-1-2.part" not in left
-    assert precious.read_text() == "mine" and "step-120.pt" not in left and "step-200.pt" in left
+    assert precious.read_text() == "mine" and "step-100.pt" not in left and "step-140.pt" in left
 
 
-def test_checkpoints_behind_a_link_are_refused(capfd):
-    folder = trained()
+def test_checkpoints_behind_a_link_are_refused(finished, capfd):
+    folder = copied(finished(sac))
     precious = Path("precious")
     (folder / "checkpoints").rename(precious)
     (precious / "thesis.tex").write_text("mine")
@@ -84,10 +85,10 @@ def test_checkpoints_behind_a_link_are_refused(capfd):
 
 
 @pytest.mark.parametrize("argv", [["--resume", ""], ["--resume="]])
-def test_an_empty_resume(capfd, monkeypatch, argv):
+def test_an_empty_resume(finished, capfd, monkeypatch, argv):
     refused(capfd, argv, "--resume names no folder")
     assert list(Path().iterdir()) == []
-    folder = trained().resolve()
+    folder = copied(finished(sac)).resolve()
     before = contents(folder)
     monkeypatch.chdir(folder)
     refused(capfd, [*argv, "--batch-size", "8"], "--resume names no folder")
@@ -164,7 +165,7 @@ def test_actions_stay_in_their_box(low, width, dtype):
 
 def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
     """NaN weights leave agent.pt alone; a NaN return is not written; an infinite loss ends a short run with code 1."""
-    folder = trained(total_timesteps=80)
+    folder = trained(total_timesteps=50)
     good = (folder / "agent.pt").read_bytes()
     update = sac.Agent.update
 
@@ -175,7 +176,7 @@ def test_numbers_that_are_not_finite_are_no_results(monkeypatch, capfd):
 
     with monkeypatch.context() as patch:
         patch.setattr(sac.Agent, "update", broken)
-        assert resume(sac, folder, "--total-timesteps", "130") == 1
+        assert resume(sac, folder, "--total-timesteps", "100") == 1
     assert (folder / "agent.pt").read_bytes() == good and "not finite" in capfd.readouterr().err
 
     def infinite(agent, *inputs):
@@ -220,15 +221,15 @@ def test_a_diverged_seed_ends_alone(monkeypatch, capfd):
             agent.policy.fc1.weight.data[1, 0, 0] = torch.nan
         return seen
 
-    whole = trained(num_seeds=3, total_timesteps=160)
+    whole = trained(num_seeds=3, total_timesteps=140)
     with monkeypatch.context() as patch:
         patch.setattr(sac.Agent, "update", broken)
-        lone = trained(num_seeds=3, total_timesteps=160)
+        lone = trained(num_seeds=3, total_timesteps=140)
         part = trained(num_seeds=3, total_timesteps=120)
     said = capfd.readouterr()
     assert "action of seed 2 is not finite at step 70: it has diverged, and the other seeds go on" in said.err
-    assert "done at step 160" in said.out and ", seeds 2 diverged: runs/" in said.out
-    assert resume(sac, part, "--total-timesteps", "160") == 0
+    assert "done at step 140" in said.out and ", seeds 2 diverged: runs/" in said.out
+    assert resume(sac, part, "--total-timesteps", "140") == 0
     agents = [torch.load(x / "agent.pt", weights_only=True)["agent"] for x in (whole, lone, part)]
     for key, value in agents[0].items():
         for other in agents[1:]:
@@ -300,27 +301,27 @@ def test_simulators_with_narrow_seeds(capfd):
 
 @pytest.mark.slow
 def test_the_end_is_evaluated():
-    """260 steps every 37: the last row is of step 260; extending such a run gives the longer run's table."""
-    flags = {"eval_frequency": 37, "eval_episodes": 1}
-    part, whole = trained(total_timesteps=130, **flags), trained(total_timesteps=260, **flags)
+    """130 steps every 37: the last row is of step 130; extending such a run gives the longer run's table."""
+    flags = {"eval_frequency": 37, "eval_episodes": 1, "learning_starts": 100}
+    part, whole = trained(total_timesteps=130, **flags), trained(total_timesteps=160, **flags)
     steps = [int(row.split(",")[0]) for row in (part / "evaluations.csv").read_text().splitlines()[1:]]
     assert steps == [37, 74, 111, 130]
     assert resume(sac, part) == 0  # nothing is left to do, and nothing is doubled
     assert [int(r.split(",")[0]) for r in (part / "evaluations.csv").read_text().splitlines()[1:]] == steps
-    assert resume(sac, part, "--total-timesteps", "260") == 0
+    assert resume(sac, part, "--total-timesteps", "160") == 0
     assert (part / "evaluations.csv").read_text() == (whole / "evaluations.csv").read_text()
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
 @pytest.mark.slow
-def test_evaluations_come_back(damage):
-    whole, part = trained(total_timesteps=180), trained(total_timesteps=120)
+def test_evaluations_come_back(damage, finished):
+    whole, part = finished(sac, total_timesteps=140), copied(finished(sac))
     table = part / "evaluations.csv"
     if damage == "missing":
         table.unlink()
     else:
         table.write_text(table.read_text()[:-20])
-    assert resume(sac, part, "--total-timesteps", "180") == 0
+    assert resume(sac, part, "--total-timesteps", "140") == 0
     assert table.read_text() == (whole / "evaluations.csv").read_text()
 
 
@@ -332,11 +333,11 @@ def test_a_clone_with_a_quote_in_its_path(tmp_path):
     assert config["commit"] == "unknown" and not list(tmp_path.glob("**/pwned")) and not Path("pwned").exists()
 
 
-def test_a_strangers_config_imports_nothing(capfd, tmp_path, monkeypatch):
+def test_a_strangers_config_imports_nothing(finished, capfd, tmp_path, monkeypatch):
     """An environment's module is imported on the command line's word alone."""
     (tmp_path / "evil_module.py").write_text("from pathlib import Path; Path('ran').write_text('')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    folder = trained()
+    folder = copied(finished(sac))
     config = json.loads((folder / "config.json").read_text())
     config["args"]["env_id"] = "evil_module:Drift-v0"
     (folder / "config.json").write_text(json.dumps(config))
@@ -347,9 +348,10 @@ def test_a_strangers_config_imports_nothing(capfd, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bad", ["pickle", "keys", "shape", "episodes"])
 @pytest.mark.slow
-def test_bad_content_behind_a_good_checksum(bad, capfd):
+def test_bad_content_behind_a_good_checksum(bad, finished, capfd):
     """The checkpoint before is used, as for a damaged one."""
-    whole, folder = trained(checkpoint_frequency=50), trained(checkpoint_frequency=50)
+    whole = finished(sac, checkpoint_frequency=50)
+    folder = copied(whole)
     path = folder / "checkpoints" / "step-120.pt"
     state = checkpoints.read_file(path)
     if bad == "pickle":
@@ -398,7 +400,7 @@ def test_a_signal_while_compiling(number, tmp_path):
     process = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, start_new_session=True)  # fmt: skip
     assert process.stdout.readline().startswith("compiling")
-    time.sleep(2)
+    time.sleep(1)
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and err == ""
@@ -441,8 +443,8 @@ def test_a_wandb_that_refuses(capfd, monkeypatch, where):
     {"batch_size": "many"}, {"gamma": None}, {"autotune": 3}, {"num_seeds": 1.5}, {"env_id": 7}, {"surplus": 1},
     {"tau": ...}, ...,
 ])  # fmt: skip
-def test_a_config_that_makes_no_sense(capfd, change):
-    folder = trained()
+def test_a_config_that_makes_no_sense(finished, capfd, change):
+    folder = copied(finished(sac))
     config = json.loads((folder / "config.json").read_text())
     if change is ...:
         config = ["a list"]
@@ -481,7 +483,7 @@ gym.register("Endless-v0", Endless)
 
 
 def test_evaluations_of_tasks_without_a_time_limit(capfd):
-    folder = trained(env_id="Endless-v0", eval_max_steps=70)
+    folder = trained(env_id="Endless-v0", eval_max_steps=70, learning_starts=110)
     rows = (folder / "evaluations.csv").read_text().splitlines()[1:]
     assert {row.split(",")[4] for row in rows} == {"70"}
     assert capfd.readouterr().err.count("cut at --eval-max-steps 70") == 1
@@ -494,9 +496,9 @@ def test_sighup_is_sigterm_unless_ignored(monkeypatch, capfd):
     )
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup these tests run with it ignored
     try:
-        assert train(sac, quick(sac)) == 128 + signal.SIGHUP
+        assert train(sac, quick(sac, total_timesteps=60)) == 128 + signal.SIGHUP
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        assert train(sac, quick(sac)) == 0
+        assert train(sac, quick(sac, total_timesteps=60)) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -513,7 +515,7 @@ if not pid:
 seen = b""
 while b"alpha 0.2" not in seen:  # the first lines; a terminal without a size shows no bar
     seen += os.read(terminal, 4096)
-time.sleep(3)
+time.sleep(0.7)
 os.close(terminal)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"""
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -608,7 +610,7 @@ def test_warming_up_changes_nothing():
 
 
 def test_names_of_experiments(capfd):
-    folder = trained(exp_name="tau/0.1")
+    folder = trained(exp_name="tau/0.1", total_timesteps=50)
     assert folder.name.startswith("Drift-v0__sac_continuous__tau_0.1__1__")
     assert json.loads((folder / "config.json").read_text())["args"]["exp_name"] == "tau/0.1"
 
@@ -616,10 +618,10 @@ def test_names_of_experiments(capfd):
 @pytest.mark.slow
 def test_the_best_agent_is_kept(monkeypatch):
     """Seed by seed: what each seed's weights were at its best evaluation, through a resume too."""
-    flags = {"num_seeds": 2, "keep_agents": True, "eval_frequency": 20, "eval_episodes": 1}
-    folder = trained(total_timesteps=120, **flags)
-    part = trained(total_timesteps=80, **flags)
-    assert resume(sac, part, "--total-timesteps", "120") == 0
+    flags = {"num_seeds": 2, "keep_agents": True, "eval_frequency": 10, "eval_episodes": 1}
+    folder = trained(total_timesteps=90, **flags)
+    part = trained(total_timesteps=65, **flags)
+    assert resume(sac, part, "--total-timesteps", "90") == 0
     rows = [r.split(",") for r in (folder / "evaluations.csv").read_text().splitlines()[1:]]
     best = torch.load(folder / "agent-best.pt", weights_only=True)
     for i, seed in enumerate(("1", "2")):
@@ -642,7 +644,7 @@ def test_films_reach_wandb(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     seen = []
     monkeypatch.setattr(wandb, "Video", lambda path, **options: seen.append(Path(path)) or path)
-    trained(env_id="Counter-v0", total_timesteps=60, track=True, capture_video=True)
+    trained(env_id="Counter-v0", total_timesteps=60, learning_starts=50, track=True, capture_video=True)
     assert [path.name for path in seen] == ["step-60-base-episode-0.mp4"] and seen[0].exists()
 
 

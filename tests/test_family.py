@@ -153,15 +153,16 @@ def test_imports_go_one_way_and_runtime_names_no_method():
 
 # ---------------------------------------------------------------------------------------- whole runs
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_a_run_goes_on_to_the_bit(member):
     """Each script trains, and its resumed run equals the one that was never stopped."""
     flags = {"num_seeds": 2, "eval_frequency": 30, "autotune": True}
-    assert train(member, quick(member, total_timesteps=100, **flags)) == 0
-    whole = newest()
     assert train(member, quick(member, total_timesteps=70, **flags)) == 0
+    whole = newest()
+    assert train(member, quick(member, total_timesteps=55, **flags)) == 0
     part = newest([whole])
     assert whole.name.split("__")[1] == script_name(member)
-    assert resume(member, part, "--total-timesteps", "100") == 0
+    assert resume(member, part, "--total-timesteps", "70") == 0
     left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
     assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
     assert (whole / "evaluations.csv").read_text() == (part / "evaluations.csv").read_text()
@@ -315,6 +316,7 @@ def test_flows_agree_with_normflows():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_updates_of_a_step_and_target_entropy(monkeypatch):
     """Two updates a step are twice as many, each on a batch of its own; a killed run of them goes on to the bit."""
     batches, update = [], sac.Agent.update
@@ -325,13 +327,13 @@ def test_updates_of_a_step_and_target_entropy(monkeypatch):
 
     monkeypatch.setattr(sac.Agent, "update", counted)
     flags = {"updates_per_step": 2, "autotune": True, "checkpoint_frequency": 50}
-    assert train(sac, quick(sac, **flags)) == 0
+    assert train(sac, quick(sac, **flags, total_timesteps=80)) == 0
     whole = newest()
-    assert len(batches) == 2 * (120 - 40)
+    assert len(batches) == 2 * (80 - 40)
     assert not any(torch.equal(x, y) for a, b in zip(batches[::2], batches[1::2]) for x, y in zip(a, b))
     assert train(sac, quick(sac, **flags, total_timesteps=60)) == 0
     part = newest([whole])
-    assert resume(sac, part, "--total-timesteps", "120") == 0
+    assert resume(sac, part, "--total-timesteps", "80") == 0
     left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
     assert all(torch.equal(left[key], right[key]) for key in left)
 
@@ -537,6 +539,7 @@ def test_parts_of_a_move(std, space):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_measuring_changes_nothing(monkeypatch):
     """A measured run equals an unmeasured one, and leaves a row a seed and momentum."""
     monkeypatch.setattr(run, "LOG_EVERY", 10)

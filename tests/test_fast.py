@@ -22,7 +22,8 @@ CPU = torch.device("cpu")
 def trained(script, updates, prepare, where=CPU, dtype=torch.double, drawn=None, **flags):
     """Parameters and the last losses after some updates on made-up rows; `prepare` picks act, learn and policies, and
     `drawn` is the device whose streams draw, if not the one that learns."""
-    args = script.Args(**({"num_seeds": 2, "cuda": where.type == "cuda", "compile": False, "autotune": True} | flags))
+    small = {"num_seeds": 2, "batch_size": 32, "cuda": where.type == "cuda", "compile": False, "autotune": True}
+    args = script.Args(**(small | flags))
     args.total_timesteps = 300
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -55,9 +56,9 @@ def distance(left, right):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler here")
 def test_compiled_losses_equal_plain_ones(script):
-    """The same parameters and actions after 50 updates, in double precision."""
-    plain, actions, _ = trained(script, 50, device.fast)
-    compiled, same, _ = trained(script, 50, device.fast, compile=True)
+    """The same parameters and actions after 25 updates, in double precision."""
+    plain, actions, _ = trained(script, 25, device.fast)
+    compiled, same, _ = trained(script, 25, device.fast, compile=True)
     start, _, _ = trained(script, 1, device.fast)
     assert distance(plain, start) > 1e-3 and distance(plain, compiled) < 1e-9
     assert torch.allclose(actions, same, atol=1e-9)
@@ -118,11 +119,11 @@ def recorded(args, agent, learn):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_recorded_graphs_equal_plain_calls(member, tapes):
     """Updates, with acting and evaluating between them, equal to the bit; recording changes nothing, Adam included."""
-    updates = 50 if member in SCRIPTS.values() else 12
-    plain, actions, metrics = trained(member, updates, device.fast)
-    again, same, more = trained(member, updates, recorded)
+    plain, actions, metrics = trained(member, 12, device.fast)
+    again, same, more = trained(member, 12, recorded)
     assert len(tapes) == 3 and all(len(tape.operations) > 5 for tape in tapes)
     assert distance(plain, again) == 0 and torch.equal(actions, same)
     assert all(torch.equal(value, more[name]) for name, value in metrics.items())

@@ -1,5 +1,6 @@
 """An agent outside of its run: `from runtime import load`, and as ONNX."""
 
+import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -22,9 +23,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import Counter, built, newest, normals, quick, train
+from conftest import Counter, built, narrow_networks, newest, normals, quick, train
 
 ROOT = Path(sac.__file__).parent
+pytestmark = pytest.mark.usefixtures("narrow")
 NUMBERS = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
 
@@ -61,14 +63,8 @@ def trained(script, env_id="Counter-v0", **flags):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """A run of two seeds on Counter, normalised, with the agents of its evaluations."""
-    import os
-
-    before = os.getcwd()
-    os.chdir(tmp_path_factory.mktemp("two"))
-    try:
+    with contextlib.chdir(tmp_path_factory.mktemp("two")), narrow_networks():
         return trained(hpo, num_seeds=2, seed=4, keep_agents=True, normalize_observations=True).resolve()
-    finally:
-        os.chdir(before)
 
 
 def observations(n, size=2):

@@ -31,7 +31,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import Drift, newest, quick
+from conftest import Drift, forked, narrow_networks, newest, on_a_terminal, quick
 from gymnasium.spaces import Box
 from test_pixels import drawn
 from tqdm import tqdm
@@ -39,6 +39,7 @@ from tqdm import tqdm
 ROOT = Path(sac.__file__).parent
 FLAGS = "--env-id Drift-v0 --total-timesteps 60 --learning-starts 40 --batch-size 16 --eval-frequency 30"
 FLAGS = f"{FLAGS} --eval-episodes 1 --no-cuda --no-compile".split()
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def refused(capfd, argv, *messages, script=sac):
@@ -410,16 +411,13 @@ gymnasium.register("Mine-v0", Mine, max_episode_steps=7)
 
 @pytest.mark.slow
 def test_a_task_in_the_working_folder():
-    """As docs/your_task.md has it: from another folder than the script's, without PYTHONPATH."""
+    """As docs/your_task.md has it: from another folder than the script's, which is on no path."""
     Path("mytask.py").write_text(MINE)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "sac_continuous.py"), *FLAGS[2:], "--env-id", "mytask:Mine-v0"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "", done
-    folder = newest()
-    played = [sys.executable, str(ROOT / "analysis/play.py"), str(folder), "--env-id", "mytask:Mine-v0"]
-    done = subprocess.run(played, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "| 7.0 |" in done.stdout, done
+    assert not {"", ".", str(Path.cwd())} & set(sys.path)
+    code, _, err = forked(ROOT / "sac_continuous.py", *FLAGS[2:], "--env-id", "mytask:Mine-v0")
+    assert (code, err) == (0, b"")
+    code, out, err = forked(ROOT / "analysis/play.py", newest(), "--env-id", "mytask:Mine-v0")
+    assert code == 0 and b"| 7.0 |" in out, err
 
 
 # ---------------------------------------------------------------------------- the DeepMind Control Suite from its state
@@ -511,12 +509,8 @@ SAVED = [
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of two seeds of SAC-HPO."""
-    here = os.getcwd()
-    os.chdir(tmp_path_factory.mktemp("trained"))
-    try:
+    with contextlib.chdir(tmp_path_factory.mktemp("trained")), narrow_networks():
         return run("--num-seeds", "2", "--eval-episodes", "3", script=hpo).resolve()
-    finally:
-        os.chdir(here)
 
 
 def copied(folder, **parts):
@@ -620,28 +614,13 @@ def test_a_finished_run_resumed_claims_no_speed(capfd):
 @pytest.mark.slow
 def test_a_header_and_lines_beside_a_bar():
     """On a pseudo-terminal neither the first lines nor a warning stand in the bar's line."""
-    import pty
-    import termios
-
-    parent, child = pty.openpty()
-    termios.tcsetwinsize(child, (24, 160))
-    code = "import conftest, sys, sac_continuous as s; from runtime.run import launch; sys.exit(launch(s))"
-    path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
-    command = [sys.executable, "-c", code, *FLAGS, "--eval-max-steps", "5"]
-    process = subprocess.Popen(command, stdout=child, stderr=child, env=os.environ | {"PYTHONPATH": path})
-    os.close(child)
-    screen = b""
-    with contextlib.suppress(OSError):  # the terminal closes with its last process
-        while chunk := os.read(parent, 4096):
-            screen += chunk
-    os.close(parent)
-    assert process.wait() == 0
-    lines = [line.split("\r")[-1] for line in screen.decode().replace("\r\n", "\n").split("\n")]
+    code, screen = on_a_terminal(sac, [*FLAGS, "--eval-max-steps", "5"])
+    assert code == 0, screen
+    lines = [line.split("\r")[-1] for line in screen.replace("\r\n", "\n").split("\n")]
     lines = [re.sub(r"\x1b\[[A-Z]", "", line) for line in lines]
     assert lines[0].startswith("sac_continuous on Drift-v0") and "%|" not in "".join(lines[:4])
-    assert any(re.fullmatch("-c: an evaluation's episode was cut at --eval-max-steps 5.*", line) for line in lines), (
-        lines
-    )
+    cut = "script: an evaluation's episode was cut at --eval-max-steps 5.*"
+    assert any(re.fullmatch(cut, line) for line in lines), lines
 
 
 # -------------------------------------------------------------------------------------------------------------- signals
@@ -683,6 +662,7 @@ def test_a_signal_that_a_step_survives(monkeypatch, capfd):
 
 def test_what_cannot_fit_is_refused(capfd, monkeypatch):
     monkeypatch.setattr(machine, "memory", lambda: 5e8)
+    monkeypatch.setattr(sac, "HIDDEN", 256)
     refused(capfd, [*FLAGS, "--batch-size", "1000000"], "--batch-size 1000000 takes at least 8.2 GB with 1 seeds")
     flags = [*FLAGS, "--total-timesteps", "100000000", "--buffer-size", "100000000"]
     refused(capfd, flags, "--buffer-size 100000000: 2.0 GB for all seeds do not fit on cpu")

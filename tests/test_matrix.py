@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from analysis.benchmark.cells import Attempt, Outcome, Place, chosen, is_done, r
 from runtime.messages import Refused
 
 import pytest
-from conftest import launch
+from conftest import fork, launch
 
 SMALL = "--batch-size 16 --learning-starts 100 --eval-frequency {} --eval-episodes 1 --no-cuda"
 
@@ -46,18 +47,45 @@ def make_list(steps=300, every=100, more=""):
     return Path("list")
 
 
-def start(*words, **environment):
-    """The runner, on ./list and in this folder."""
-    command = [sys.executable, str(ROOT / "analysis/benchmark/matrix.py"), *words, "--lines", "list", "--base", "."]
-    variables = {k: v for k, v in os.environ.items() if k not in ("SCALE", "RAY_ADDRESS")}
-    variables |= {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+PROGRAM = ROOT / "analysis/benchmark/matrix.py"
 
 
-def finish(*words, **environment):
-    process = start(*words, **environment)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+@pytest.fixture(autouse=True)
+def laptop(monkeypatch):
+    for name in ("SCALE", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+class Runner:
+    """The runner in a fork of this process, on ./list and in this folder, used as a subprocess.Popen is."""
+
+    def __init__(self, *words):
+        self.said, self.returncode = [tempfile.TemporaryFile() for _ in range(2)], None  # noqa: SIM115
+        self.pid = fork(*self.said, PROGRAM, *words, "--lines", "list", "--base", ".")
+
+    def poll(self, how=os.WNOHANG):
+        if self.returncode is None and (ended := os.waitpid(self.pid, how))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self):
+        self.poll(0)
+        for file in self.said:
+            file.seek(0)
+        return [file.read().decode() for file in self.said]
+
+
+def finish(*words):
+    runner = Runner(*words)
+    out, err = runner.communicate()
+    return runner.returncode, out, err
 
 
 def written(pattern="results/benchmark/laptop/*.csv"):
@@ -346,7 +374,7 @@ def wait(condition, seconds=60):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a cell outlives its runner")
 def test_kills_of_the_runner_and_of_cells_lose_nothing():
     """SIGKILL of the runner and of cells at several moments, from before there is a folder to late in training."""
-    make_list(1200, 150)
+    make_list(750, 150)
     assert finish("--jobs", "2")[0] == 0
     whole = written()
     assert len(whole) == 2
@@ -358,8 +386,8 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
         return min((max(run, default=-1) for run in steps), default=-1)
 
     rng, kills = random.Random(0), {"runner": 0, "cell": 0}
-    for target, step in [("runner", -1), ("cell", 150), ("runner", 450), ("runner", 750)]:
-        runner = start("--jobs", "2")
+    for target, step in [("runner", -1), ("cell", 150), ("runner", 450)]:
+        runner = Runner("--jobs", "2")
         ready = lambda step=step: processes() and furthest() >= step  # noqa: E731
         wait(lambda runner=runner, ready=ready: ready() or runner.poll() is not None)
         time.sleep(rng.uniform(0, 0.3))
@@ -369,8 +397,9 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
                     os.kill(pid, signal.SIGKILL)
                     kills["cell"] += 1
             time.sleep(rng.uniform(1, 3))
-        kills["runner"] += runner.poll() is None
-        runner.kill()
+        if runner.poll() is None:
+            runner.kill()
+            kills["runner"] += 1
         runner.communicate()
     assert kills["runner"] >= 2 and kills["cell"] >= 1
     code, _, err = finish("--jobs", "2")
@@ -384,11 +413,11 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
 @pytest.mark.slow
 def test_a_signal_lets_cells_write_a_checkpoint():
     make_list(3000, 3000)
-    runner = start("--jobs", "2")
+    runner = Runner("--jobs", "2")
     wait(lambda: len(list(Path().glob("runs/benchmark/laptop/*/runs/*/checkpoints/step-0.pt"))) == 2)
     time.sleep(1.5)
     runner.send_signal(signal.SIGTERM)
-    _, err = runner.communicate(timeout=60)
+    _, err = runner.communicate()
     assert runner.returncode == 128 + signal.SIGTERM and "2 cells are not done: the same command goes on" in err
     kept = [max(int(p.stem[5:]) for p in run.glob("checkpoints/step-*.pt")) for run in runs()]
     assert len(kept) == 2 and all(0 < step < 3000 for step in kept)
@@ -412,10 +441,10 @@ def test_a_cell_whose_folder_cannot_be_used_fails_alone(monkeypatch):
 
 @pytest.mark.slow
 def test_two_runners_share_the_cells():
-    make_list(600, 300)
-    first, second = start("--jobs", "1"), start("--jobs", "2")
+    make_list(300, 150)
+    first, second = Runner("--jobs", "1"), Runner("--jobs", "2")
     for runner in (first, second):
-        _, err = runner.communicate(timeout=120)
+        _, err = runner.communicate()
         assert runner.returncode == 0, err
     assert len(written()) == 2 == len(runs())
 
@@ -492,7 +521,9 @@ def test_ray_begins_cells_again_where_a_node_dies(monkeypatch):
     second = cluster.add_node(num_cpus=1, memory=4 * 10**9)
     try:
         cluster.wait_for_nodes()
-        runner = start("--ray", RAY_ADDRESS=cluster.address)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        command = [sys.executable, str(PROGRAM), "--ray", "--lines", "list", "--base", "."]
+        runner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         steps = "runs/benchmark/laptop/*/runs/*/checkpoints/step-[1-9]*.pt"
         wait(lambda: len({p.parent for p in Path().glob(steps)}) == 2 or runner.poll() is not None, 120)
         assert runner.poll() is None, runner.communicate()

@@ -142,16 +142,17 @@ def test_the_prior_is_renewed_every_n_updates(script, every):
 
 # ---------------------------------------------------------------------------------------- whole runs
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("steps", [2, 0])
 def test_a_run_goes_on_to_the_bit(script, steps):
     name = "leapfrog_steps" if script is hmc else "langevin_steps"
     flags = {"num_seeds": 2, "eval_frequency": 30, name: steps, "prior_updates": 7}
-    assert train(script, quick(script, total_timesteps=100, **flags)) == 0
+    assert train(script, quick(script, total_timesteps=75, **flags)) == 0
     whole = newest()
-    assert train(script, quick(script, total_timesteps=71, **flags)) == 0
+    assert train(script, quick(script, total_timesteps=59, **flags)) == 0
     part = newest([whole])
     assert whole.name.split("__")[1] == script_name(script)
-    assert resume(script, part, "--total-timesteps", "100") == 0
+    assert resume(script, part, "--total-timesteps", "75") == 0
     left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
     assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
     assert (whole / "evaluations.csv").read_text() == (part / "evaluations.csv").read_text()

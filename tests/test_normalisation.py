@@ -1,8 +1,6 @@
 """--normalize-observations: its statistics, what networks see, and that it lives on in checkpoints and agents."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import mcmcpo_hmc_continuous as hmc
@@ -23,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, Drift, built, newest, quick, resume, train
+from conftest import CPU, Drift, built, forked, newest, quick, resume, run_in_a_fork, train
 
 ROOT = Path(sac.__file__).parent
 NAMES = {f"normaliser.{name}" for name in ("count", "mean", "squares", "shift", "scale")}
@@ -51,6 +49,7 @@ class Watched(Drift):
 
 gym.register("Watched-v0", Watched, max_episode_steps=17)
 FLAGS = {"env_id": "Watched-v0", "normalize_observations": True, "num_seeds": 2}
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def agent_at(folder, name="agent.pt"):
 @pytest.mark.slow
 def test_statistics_are_those_of_all_observations_of_training(script, runs):
     """numpy's over resets and steps, the random ones included, and nothing of evaluations; kept in agent.pt."""
-    run = runs(script)
+    run = runs(script, learning_starts=100)
     kept = agent_at(run.folder)
     for i, env in enumerate(run.envs.envs):
         obs = np.array(seen[env.unwrapped][: 120 + 1 + run.envs.numbers[i]])
@@ -128,9 +127,9 @@ def test_without_the_flag_nothing_is_added(runs):
 @pytest.mark.slow
 def test_a_resumed_and_a_longer_run_are_the_run(script, runs):
     """To the bit: statistics, weights, replay, evaluations. 73 steps lie amid an episode."""
-    whole = runs(script, total_timesteps=120, eval_frequency=40).folder
+    whole = runs(script, total_timesteps=90, eval_frequency=40).folder
     part = runs(script, total_timesteps=73, eval_frequency=40).folder
-    assert resume(script, part, "--total-timesteps", "120") == 0
+    assert resume(script, part, "--total-timesteps", "90") == 0
     left, right = last_checkpoint(whole), last_checkpoint(part)
     assert differences(left, right) == [] and agent_at(part).keys() > NAMES
     assert all(torch.equal(a, agent_at(part)[name]) for name, a in agent_at(whole).items())
@@ -139,9 +138,10 @@ def test_a_resumed_and_a_longer_run_are_the_run(script, runs):
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_if_nothing_had_happened():
+def test_killed_runs_end_as_if_nothing_had_happened(monkeypatch):
     """SIGKILL at random moments."""
-    flags = "--num-seeds 2 --batch-size 16 --learning-starts 100 --total-timesteps 400 --eval-frequency 100".split()
+    monkeypatch.setattr(survival, "run", run_in_a_fork)
+    flags = "--num-seeds 2 --batch-size 16 --learning-starts 60 --total-timesteps 200 --eval-frequency 100".split()
     flags += "--eval-episodes 1 --no-compile --checkpoint-frequency 37 --normalize-observations".split()
     killed, differ, most = survival.kill("sac_hpo_continuous", "Hopper-v4", flags, 3, 1, Path.cwd())
     assert killed >= 1 and differ == [] and most == 0
@@ -219,11 +219,11 @@ def test_a_saved_agent_plays_what_was_evaluated(runs, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_play_the_same():
-    flags = "--env-id Pendulum-v1 --total-timesteps 300 --learning-starts 100 --eval-frequency 300 --eval-episodes 1"
+    flags = "--env-id Pendulum-v1 --total-timesteps 150 --learning-starts 100 --eval-frequency 150 --eval-episodes 1"
+    flags += " --batch-size 16 --random-steps 100"
     assert launch(sac, [*flags.split(), "--no-cuda", "--normalize-observations"]) == 0
-    command = [sys.executable, str(ROOT / "analysis/play.py"), str(newest()), "--episodes", "2"]
-    texts = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert texts[0] == texts[1] and "| 1 | base | 2 |" in texts[0]
+    texts = [forked(ROOT / "analysis/play.py", newest(), "--episodes", "2")[1] for _ in range(2)]
+    assert texts[0] == texts[1] and b"| 1 | base | 2 |" in texts[0]
 
 
 def test_runs_and_agents_of_before_have_it_off(runs):

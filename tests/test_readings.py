@@ -2,8 +2,6 @@
 
 import math
 import re
-import subprocess
-import sys
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
@@ -17,7 +15,7 @@ from runtime.seeds import Linear
 import numpy as np
 import pytest
 import torch
-from conftest import agent_of, end_of, newest, noise_of, normals
+from conftest import agent_of, end_of, forked, newest, noise_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_analysis import run_folder
@@ -181,19 +179,19 @@ def test_differences_of_evaluations_are_paired():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
     """With what `drawn` writes, its own --show prints the same table."""
     folder, flags = tmp_path / "run", ["--total-timesteps", "40", "--learning-starts", "20", "--batch-size", "8"]
     flags += ["--random-steps", "20"]
     flags += ["--env-id", "Hopper-v4", "--num-seeds", "2", "--no-cuda", "--no-compile", "--eval-episodes", "1"]
-    script = [sys.executable, readings.__file__, "train", "averaged", *flags]
-    subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
+    script = readings.__file__, "train", "averaged"
+    assert forked(*script, *flags)[0] == 0
     (folder,) = (tmp_path / "runs").iterdir()
     for other in ([hpo.__file__], [readings.__file__, "train", "smooth"]):  # would go on with another agent
-        words = [sys.executable, *other, "--resume", str(folder), "--total-timesteps", "60"]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 2 and "is a run of analysis/experiments/readings.py train averaged" in done.stderr
-    subprocess.run([*script[:4], "--resume", str(folder), "--total-timesteps", "60"], cwd=tmp_path, check=True)
+        code, _, err = forked(*other, "--resume", folder, "--total-timesteps", "60")
+        assert code == 2 and b"is a run of analysis/experiments/readings.py train averaged" in err
+    assert forked(*script, "--resume", folder, "--total-timesteps", "60")[0] == 0
     assert isinstance(drawn.armed(folder), readings.Averaged)
     args = drawn.Args((folder,), episodes=1, output=tmp_path / "drawn.csv")
     assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 60 | 2 |" in drawn.main(
@@ -226,6 +224,7 @@ def test_bias_tells_gradients_apart(kinked, sees_g):  # noqa: F811
     assert kinked.policy is policy
 
 
+@pytest.mark.usefixtures("narrow")
 def test_bias_reads_what_a_run_leaves():
     """The agent, of its arm's class, and states that it stored."""
     args = ["--env-id=Drift-v0", "--total-timesteps=60", "--random-steps=40", "--learning-starts=40", "--num-seeds=2"]
@@ -318,5 +317,5 @@ def test_bad_input_ends_with_one_line():
     wrong = [(readings, []), (readings, ["train", "sideways"]), (readings, ["collect", "no-such-folder"])]
     wrong += [(drawn, []), (drawn, ["no-such-folder"]), (drawn, ["--show", "no-such-file"])]
     for script, words in wrong:
-        done = subprocess.run([sys.executable, script.__file__, *words], capture_output=True, text=True)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+        code, out, err = forked(script.__file__, *words)
+        assert code == 2 and err.count(b"\n") == 1 and not out

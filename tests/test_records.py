@@ -12,7 +12,7 @@ from runtime.messages import Refused
 
 import numpy as np
 import pytest
-from conftest import forked, newest, quick, train
+from conftest import copied, forked
 from test_analysis import run_folder
 
 PROGRAMS = [p for p in sorted((ROOT / "analysis").rglob("*.py")) if "__main__" in p.read_text(encoding="utf-8")]
@@ -137,10 +137,9 @@ def test_a_diverged_seed_is_an_outcome(capsys):
 
 
 # ------------------------------------------------------------------------------------------------------------ torn
-def test_a_torn_last_row_is_not_a_result(capsys):
+def test_a_torn_last_row_is_not_a_result(finished, capsys):
     """Of a finished run the checkpoint's copy is taken; elsewhere the row is left out, and told."""
-    assert train(sac, quick(sac)) == 0
-    run = newest()
+    run = copied(finished(sac))
     table = run / "evaluations.csv"
     whole = table.read_text()
     _, text = collect.collect([run])

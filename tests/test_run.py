@@ -1,6 +1,5 @@
 """Whole runs: environments, evaluation, what a run leaves, the terminal, bad input."""
 
-import contextlib
 import csv
 import importlib.util
 import json
@@ -28,9 +27,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import built, newest, quick, resume, script_name, train
+from conftest import FAMILY, built, newest, on_a_terminal, quick, resume, script_name, train
 
 ROOT = Path(sac.__file__).parent
+NARROW = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def spy_on_replay(script, monkeypatch):
     return stored
 
 
+@NARROW
 def test_final_observations_and_terminations(script, monkeypatch):
     """Odd episodes of Counter terminate at 3, even ones are truncated at 5: neither stores a reset's observation."""
     stored = spy_on_replay(script, monkeypatch)
@@ -73,6 +74,7 @@ def test_final_observations_and_terminations(script, monkeypatch):
     assert all(np.array_equal(row[0][0], row[0][1]) for row in stored)  # each seed has an environment of its own
 
 
+@NARROW
 def test_action_bounds(script, monkeypatch):
     """Normalised actions meet the environment's own box by the affine map; the replay keeps the normalised ones."""
     make_env("Counter-v0")  # tried here
@@ -97,6 +99,7 @@ def test_real_environments_without_noise(script, env_id, capfd):
     assert "WARN" not in out + err and "eprecat" not in out + err and err == ""
 
 
+@NARROW
 def test_seeds_start_the_same_in_any_company(script, monkeypatch):
     """Initial weights, environment and warm-up actions of seed 5 do not depend on its neighbours."""
     made = []
@@ -117,6 +120,7 @@ def test_seeds_start_the_same_in_any_company(script, monkeypatch):
 
 
 # --------------------------------------------------------------------------- evaluation and repetition
+@NARROW
 @pytest.mark.slow
 def test_evaluating_changes_nothing_and_runs_repeat(script):
     """The same command gives the same numbers twice, and whether or not it evaluates."""
@@ -128,9 +132,10 @@ def test_evaluating_changes_nothing_and_runs_repeat(script):
     assert not same(weights(folders[0]), weights(run(script, num_seeds=2, seed=2)))
 
 
+@NARROW
 def test_no_leapfrog_steps_is_sac_through_a_whole_run():
     """K = 0 through the whole training loop, to the bit."""
-    flags = {"num_seeds": 2, "total_timesteps": 100, "eval_frequency": 50}
+    flags = {"num_seeds": 2, "total_timesteps": 80, "eval_frequency": 60}
     left, right = run(sac, **flags), run(hpo, leapfrog_steps=0, **flags)
     theirs = weights(right)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(left).items())
@@ -138,6 +143,7 @@ def test_no_leapfrog_steps_is_sac_through_a_whole_run():
     assert [r["return"] for r in rows[0]] == [r["return"] for r in rows[1]] == [r["return_base"] for r in rows[1]]
 
 
+@NARROW
 def test_evaluation_returns(script):
     """Against episodes stepped by hand with the policy's mean from the documented starts."""
     args = quick(script, num_seeds=2, seed=7)
@@ -161,6 +167,7 @@ def test_evaluation_returns(script):
 
 
 # ---------------------------------------------------------------------------------- what a run leaves
+@NARROW
 def test_what_a_run_leaves(script, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -229,12 +236,14 @@ def test_what_a_run_leaves(script, monkeypatch):
     assert saved["step"] == 120
 
 
+@NARROW
 def test_two_runs_in_one_second_keep_apart(script, monkeypatch):
     monkeypatch.setattr(logs.time, "time", lambda: 1_700_000_000.5)
     folders = {run(script, total_timesteps=5, learning_starts=1, eval_frequency=10).name for _ in range(2)}
     assert folders == {f"Drift-v0__{script_name(script)}__1__170000000{i}" for i in (0, 1)}
 
 
+@NARROW
 @pytest.mark.slow
 def test_weights_and_biases(script, monkeypatch):
     """Offline: a run for each seed, in one group, inside the run's folder, with TensorBoard's metric names."""
@@ -274,6 +283,7 @@ def test_weights_and_biases(script, monkeypatch):
     assert [s["id"] for s in settings[:2]] == [s["id"] for s in settings[2:]] and settings[2]["resume"] == "allow"
 
 
+@NARROW
 @pytest.mark.slow
 def test_video(script):
     """The first episode of each evaluation, for every seed and reading, as a film that opens."""
@@ -328,28 +338,14 @@ def test_plain_lines_on_a_pipe_and_ctrl_c(script):
     assert len((folder / "evaluations.csv").read_text().splitlines()) >= 3
 
 
+@NARROW
 @pytest.mark.slow
 def test_progress_bar_on_a_terminal(script):
     """Steps, rate, time left and the last evaluation, drawn on a pseudo-terminal."""
-    import pty
-    import termios
-
-    parent, child = pty.openpty()
-    termios.tcsetwinsize(child, (24, 120))
-    flags = "--env-id Drift-v0 --total-timesteps 300 --learning-starts 290 --eval-frequency 100 --batch-size 8".split()
-    code = f"import conftest, sys, {script_name(script)} as s; from runtime.run import launch; sys.exit(launch(s))"
-    path = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "ablations"))
-    argv = [sys.executable, "-c", code, "--no-cuda", "--no-compile", *flags]
-    process = subprocess.Popen(argv, stdout=child, stderr=child,
-                               env=os.environ | {"PYTHONPATH": path})  # fmt: skip
-    os.close(child)
-    screen = b""
-    with contextlib.suppress(OSError):  # the terminal closes with its last process
-        while chunk := os.read(parent, 4096):
-            screen += chunk
-    os.close(parent)
-    assert process.wait() == 0
-    last = screen.decode().split("\r")[-4:]
+    flags = "--env-id Drift-v0 --total-timesteps 300 --learning-starts 290 --eval-frequency 100 --batch-size 8"
+    code, screen = on_a_terminal(script, f"{flags} --no-cuda --no-compile".split(), 120)
+    assert code == 0, screen
+    last = screen.split("\r")[-4:]
     assert re.search(r"300/300 \[\d\d:\d\d<00:00, +[\d.]+step/s, last evaluation -\d+\.\d\]", "".join(last)), last
 
 
@@ -543,8 +539,8 @@ def test_machine_that_cannot_render(script, capfd, monkeypatch):
 
 
 @pytest.mark.slow
-def test_importing_does_nothing(member):
-    code = f"import sys; sys.argv = ['x', '--nonsense']; import {script_name(member)}"
-    path = os.environ | {"PYTHONPATH": str(Path(member.__file__).parent)}
+def test_importing_does_nothing():
+    code = f"import sys; sys.argv = ['x', '--nonsense']; import {', '.join(map(script_name, FAMILY.values()))}"
+    path = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "ablations")])}
     done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"") and list(Path.cwd().iterdir()) == []
