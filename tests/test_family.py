@@ -248,6 +248,7 @@ def sampled(agent, obs, noise):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_flow_policy_density_integrates_to_one():
     """exp(log π) over (-1, 1), where quadrature over z_0 gives each action's place: ∫ π(a(z_0)) da/dz_0 dz_0 = 1.
 
@@ -267,6 +268,7 @@ def test_flow_policy_density_integrates_to_one():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_flow_policy_density_in_two_dimensions():
     """Against a histogram: probability of boxes by quadrature over a grid of pre-images, and by drawing."""
     agent, obs = nf_agent(act_dim=2), normals(1, 1, 11)

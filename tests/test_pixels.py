@@ -28,6 +28,12 @@ from hypothesis import strategies as st
 from test_family import definitions, outside, told
 
 
+@pytest.fixture(autouse=True)
+def narrow_heads(monkeypatch):
+    """Of 64 units: first weights of 1,024 are orthogonal by a decomposition that takes longer than most tests."""
+    monkeypatch.setattr(px, "HIDDEN", 64)
+
+
 def agent_of(double=True, act_dim=2, **values) -> px.Agent:
     torch.set_default_dtype(torch.double if double else torch.float)
     try:
@@ -52,8 +58,9 @@ def uniform_of(seeds: int, size: int, seed=0) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
-def test_shapes_and_counts():
+def test_shapes_and_counts(monkeypatch):
     """By hand: 3 × 3 filters, 84 -> 41 -> 39 -> 37 -> 35, latents of 50, heads of 1,024."""
+    monkeypatch.setattr(px, "HIDDEN", 1024)
     agent, d = agent_of(act_dim=6, double=False), 6
     features = agent.encoder.features(frames_of(1, 2))
     assert features.shape == (1, 2, 32 * 35 * 35)
@@ -478,12 +485,10 @@ def test_action_repeat_sums_rewards_and_stops_at_the_end():
 
 
 @drawn
-@pytest.mark.slow
-def test_unknown_tasks_get_the_nearest_names():
-    done = subprocess.run(
-        [sys.executable, px.__file__, "--env-id", "dm_control/cheeta-run-v0"], capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "dm_control/cheetah-run-v0" in done.stderr and done.stderr.count("\n") == 1
+def test_unknown_tasks_get_the_nearest_names(capfd):
+    assert launch(px, ["--env-id", "dm_control/cheeta-run-v0", "--no-cuda"]) == 2
+    err = capfd.readouterr().err
+    assert "dm_control/cheetah-run-v0" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("backend", ["nonsense", "disable"])

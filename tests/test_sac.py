@@ -169,9 +169,9 @@ def test_seeds_have_no_gradient_in_each_other(member):
 
 def test_a_seed_learns_the_same_in_any_company(member):
     """Seed 2 of seeds 1 to 3, updated together, equals seed 2 alone: weights, draws and updates."""
-    many, alone = (agent_of(member, double=False, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
+    many, alone = (agent_of(member, double=False, batch_size=32, seed=s, num_seeds=n) for s, n in ((1, 3), (2, 1)))
     draws = [draws_of(agent, seeds) for agent, seeds in ((many, range(1, 4)), (alone, range(2, 3)))]
-    batch = floats(batch_of(3, 256))
+    batch = floats(batch_of(3, 32))
     for i in range(3):
         (acting, ((_, noise),)), (acting1, ((_, noise1),)) = draws[0].step(i), draws[1].step(i)
         many.update(batch, noise)
@@ -191,12 +191,12 @@ def test_no_leapfrog_steps_is_sac_to_the_bit(autotune, space):
 
     The clamp of action space hands a gradient on in another layout, which is summed in another order: to 1e-10."""
     double = space == "action"
-    flags = {"double": double, "num_seeds": 2, "autotune": autotune}
+    flags = {"double": double, "num_seeds": 2, "autotune": autotune, "batch_size": 64}
     same = functools.partial(torch.allclose, rtol=0, atol=1e-10) if double else torch.equal
     left, right = agent_of(sac, **flags), agent_of(hpo, leapfrog_steps=0, leapfrog_space=space, **flags)
     draws = draws_of(left, range(1, 3)), draws_of(right, range(1, 3))
     for i in range(5):
-        batch, obs = batch_of(2, 256, seed=10 * i), normals(2, 1, 11, seed=i)
+        batch, obs = batch_of(2, 64, seed=10 * i), normals(2, 1, 11, seed=i)
         numbers = [(acting, noise) for acting, ((_, noise),) in (d.step(i) for d in draws)]
         if double:
             numbers = [[mapped(torch.Tensor.double, noise) for noise in pair] for pair in numbers]
