@@ -410,8 +410,9 @@ gymnasium.register("Mine-v0", Mine, max_episode_steps=7)
 
 
 @pytest.mark.slow
-def test_a_task_in_the_working_folder():
+def test_a_task_in_the_working_folder(monkeypatch):
     """As docs/your_task.md has it: from another folder than the script's, which is on no path."""
+    monkeypatch.setattr(sac, "HIDDEN", 256)
     Path("mytask.py").write_text(MINE)
     assert not {"", ".", str(Path.cwd())} & set(sys.path)
     code, _, err = forked(ROOT / "sac_continuous.py", *FLAGS[2:], "--env-id", "mytask:Mine-v0")
@@ -490,6 +491,7 @@ def test_dm_control_from_state_where_nothing_draws():
     environment = os.environ | {"MUJOCO_GL": "glfw", "OMP_NUM_THREADS": "1"}
     environment.pop("DISPLAY", None)
     command = [sys.executable, str(ROOT / "sac_continuous.py"), *FLAGS, "--env-id", "dm_control/cartpole-swingup-v0"]
+    command += ["--max-episode-steps", "25"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done
     done = subprocess.run([*command, "--capture-video"], env=environment, capture_output=True, text=True)
