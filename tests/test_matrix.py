@@ -336,18 +336,18 @@ def test_on_gpus_cells_are_spread(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- running
 @pytest.mark.slow
 def test_a_failed_cell_is_told_and_stops_nothing():
-    flags = SMALL.format(100)
-    make_list(more=f"two | noise_only | Nowhere-v7 Pendulum-v1 | {flags} | 1 x 200 | 1 x 200\n")
+    rest = f"{SMALL.format(150)} | 1 x 150 | 1 x 150\n"
+    Path("list").write_text(f"one | noise_only | Pendulum-v1 | {rest}two | noise_only | Nowhere-v7 | {rest}")
     code, out, err = finish("--jobs", "2")
     assert code == 1
     (line,) = (line for line in err.splitlines() if line.startswith("matrix: Nowhere-v7__noise_only"))
     assert " failed: noise_only: " in line and "Nowhere" in line.split("noise_only: ")[1]
-    assert len(written()) == 3 and "3 of 4 cells are done" in out
+    assert len(written()) == 1 and "1 of 2 cells are done" in out
     code, out, err = finish("--list")
-    assert code == 0 and re.search(r"one +1 +1 +0 +none", out) and re.search(r"all +4 +3 +0 +about", out)
+    assert code == 0 and re.search(r"one +1 +1 +0 +none", out) and re.search(r"all +2 +1 +0 +about", out)
     before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.csv")}
     assert finish()[0] == 1  # tried again, and nothing else is
-    assert before == {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.csv")} and len(runs()) == 3
+    assert before == {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.csv")} and len(runs()) == 1
 
 
 def processes():
@@ -363,7 +363,7 @@ def processes():
     return found
 
 
-def wait(condition, seconds=60):
+def wait(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -374,7 +374,7 @@ def wait(condition, seconds=60):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a cell outlives its runner")
 def test_kills_of_the_runner_and_of_cells_lose_nothing():
     """SIGKILL of the runner and of cells at several moments, from before there is a folder to late in training."""
-    make_list(750, 150)
+    make_list(400, 50)
     assert finish("--jobs", "2")[0] == 0
     whole = written()
     assert len(whole) == 2
@@ -386,7 +386,7 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
         return min((max(run, default=-1) for run in steps), default=-1)
 
     rng, kills = random.Random(0), {"runner": 0, "cell": 0}
-    for target, step in [("runner", -1), ("cell", 150), ("runner", 450)]:
+    for target, step in [("runner", -1), ("cell", 50), ("runner", 200)]:
         runner = Runner("--jobs", "2")
         ready = lambda step=step: processes() and furthest() >= step  # noqa: E731
         wait(lambda runner=runner, ready=ready: ready() or runner.poll() is not None)
@@ -441,7 +441,7 @@ def test_a_cell_whose_folder_cannot_be_used_fails_alone(monkeypatch):
 
 @pytest.mark.slow
 def test_two_runners_share_the_cells():
-    make_list(300, 150)
+    make_list(150, 150)
     first, second = Runner("--jobs", "1"), Runner("--jobs", "2")
     for runner in (first, second):
         _, err = runner.communicate()
@@ -452,7 +452,7 @@ def test_two_runners_share_the_cells():
 @pytest.mark.slow
 def test_a_cell_that_is_killed_again_and_again_is_given_up():
     """After RESUMES resumptions within one attempt; the next attempt goes on from its checkpoint."""
-    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(2000, 100), "laptop"), [])
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
     attempt, outcome, count = Attempt(its, place), None, 0
     assert attempt.claim() and not Attempt(its, place).claim()
     while outcome is None:
@@ -482,7 +482,7 @@ def finished_run(its, place):
 
 @pytest.mark.slow
 def test_a_run_that_ended_is_collected_and_not_run_again():
-    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(150, 50), "laptop"), [])
     run = finished_run(its, place)
     attempt = Attempt(its, place)
     table = run / "evaluations.csv"
@@ -490,9 +490,9 @@ def test_a_run_that_ended_is_collected_and_not_run_again():
     assert attempt.claim() and attempt.poll() == Outcome(True) and attempt.process is None
     with place.results(its).open() as file:
         rows = list(csv.DictReader(line for line in file if line[0] != "#"))
-    assert len(rows) == 3 * 2 and [row["step"] for row in rows[::2]] == ["100", "200", "300"]
+    assert len(rows) == 3 * 2 and [row["step"] for row in rows[::2]] == ["50", "100", "150"]
     # of a list whose steps have grown it is another cell's: left alone, and a new run is made
-    (other, _) = chosen(read(make_list(400, 100), "laptop"), [])
+    (other, _) = chosen(read(make_list(200, 50), "laptop"), [])
     assert other.name == its.name and not is_done(other, place) and cells.newest_run(other, place) is None
     # damaged beyond its checkpoints it is set aside, and the cell begins anew
     place.results(its).unlink()
@@ -504,7 +504,7 @@ def test_a_run_that_ended_is_collected_and_not_run_again():
     assert attempt.claim()
     while not (outcome := attempt.poll()):
         time.sleep(0.1)
-    assert outcome == Outcome(True) and config["args"]["total_timesteps"] == 300
+    assert outcome == Outcome(True) and config["args"]["total_timesteps"] == 150
     assert len(list(place.folder(its).glob("lost-*"))) == 1 == len(runs())
 
 
