@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shutil
+from typing import get_args, get_type_hints
 
 import mcmcpo_hmc_continuous as hmc
 import mcmcpo_langevin_continuous as langevin
@@ -67,7 +68,8 @@ def test_what_several_scripts_have_is_shared_to_the_letter():
 
 
 def test_every_number_has_limits(script):
-    numbers = {name for name, value in vars(script.Args()).items() if type(value) in (int, float)}
+    hints = get_type_hints(script.Args)
+    numbers = {name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}}
     assert numbers == {*arguments.LIMITS, *script.LIMITS}
 
 

@@ -5,7 +5,7 @@
 
 `peers` is a virtual environment of its own: pip install sbx-rl gymnasium==1.4.0 mujoco==3.17.0 imageio packaging. Ours
 are what every script has by default: two hidden layers of 256, 3e-4 for all, batch 256, an update a step after 5,000
-random ones. First weights and the range of log σ are theirs. Every 10,000 steps come ten episodes without noise.
+random ones. First weights and the range of log-std are theirs. Every 10,000 steps come ten episodes without noise.
 """
 
 import argparse
@@ -74,8 +74,14 @@ def join(options: argparse.Namespace) -> None:
     write(options.output, head, rows)
 
 
+class Parser(argparse.ArgumentParser):  # not the others': there is no package of ours in that environment
+    def error(self, message: str):
+        print(f"outside: {message}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", choices=["sb3", "sbx", "join"], help="whose SAC; or join the files of seeds")
     parser.add_argument("files", nargs="*", type=Path, help="join: files of one seed each")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
