@@ -217,7 +217,7 @@ def test_an_interrupted_throughput_leaves_what_it_measured(monkeypatch, capsys):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(cell)
-        return {"rate": 100.0 * len(made), "ceiling": 1000.0, "threads": 1, "library": "NumPy"}
+        return {"rate": 100.0 * len(made), "ceiling": 1000.0, "threads": 1, "library": "NumPy", "peers": []}
 
     monkeypatch.setattr(throughput, "measurement", measurement)
     args = throughput.Args(cuda=False, num_seeds=(1, 2), output=Path("speed.csv"))
