@@ -131,15 +131,18 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 def narrow_networks():
     """Hidden layers of 32 units: where a run is tested and no network, its updates take half the time."""
     with pytest.MonkeyPatch.context() as patch:
-        for script in (*FAMILY.values(), mcmcpo_hmc_continuous, mcmcpo_langevin_continuous):
-            patch.setattr(script, "HIDDEN", 32)
+        narrow_by(patch)
         yield
+
+
+def narrow_by(patch):
+    for script in (*FAMILY.values(), mcmcpo_hmc_continuous, mcmcpo_langevin_continuous):
+        patch.setattr(script, "HIDDEN", 32)
 
 
 @pytest.fixture
-def narrow():
-    with narrow_networks():
-        yield
+def narrow(monkeypatch):  # whose undoing ends all that a test has set, in the right order
+    narrow_by(monkeypatch)
 
 
 @pytest.fixture(scope="session")
