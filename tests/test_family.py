@@ -617,6 +617,7 @@ def test_bullet_evaluations_do_not_depend_on_the_ones_before():
             assert np.array_equal(used.step(action)[0], new.step(action)[0])
 
 
+@pytest.mark.slow
 def test_quiet(tmp_path):
     """Neither C nor Python is heard, whether or not their output is buffered, and nothing else is lost."""
     code = "import ctypes, sys; import runtime.environments as s; c = ctypes.CDLL(None); print('a'); c.puts(b'b')\n"

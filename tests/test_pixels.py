@@ -303,8 +303,8 @@ def test_seeds_do_not_touch_each_other():
 
 
 def test_amp_gives_nearly_the_gradients_of_float32(monkeypatch):
-    """bfloat16 keeps 8 bits: every tensor's gradient within a fifth or so (noise frames), and not the same. With heads as
-    wide as they are: in narrow ones the critic's slope is that of a few units, of which rounding turns some."""
+    """bfloat16 keeps 8 bits: every tensor's gradient within a fifth or so (noise frames), and not the same. Heads are
+    as wide as they are: in narrow ones the critic's slope is that of a few units, of which rounding turns some."""
     monkeypatch.setattr(px, "HIDDEN", 1024)
     one, two = (agent_of(double=False, amp=amp) for amp in (False, True))
     batch, noise, uniform = batch_of(1, 4, dtype=torch.float), floats(noise_of(1, 4, 2)), uniform_of(1, 4)
