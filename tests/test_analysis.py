@@ -258,6 +258,7 @@ class Untracked(contextlib.nullcontext):
     parents = frozenset({"Global"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 2])
 def test_operations_from_pixels(steps):
     """Against PyTorch's own count of an update's products and convolutions."""

@@ -291,6 +291,7 @@ class Narrow(Drift):
 gym.register("Narrow-v0", Narrow, max_episode_steps=20)
 
 
+@pytest.mark.slow
 def test_simulators_with_narrow_seeds(capfd):
     """They get 32 bits of the key, and a resumed run is the same run."""
     whole, part = trained(env_id="Narrow-v0", total_timesteps=100), trained(env_id="Narrow-v0", total_timesteps=70)
@@ -422,6 +423,7 @@ def test_a_full_disk_at_the_start(capfd, monkeypatch):
     assert not list(Path("runs").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["import", "init"])
 def test_a_wandb_that_refuses(capfd, monkeypatch, where):
     """Half installed, or refusing at the start: one line, and no folder is left."""
@@ -547,6 +549,7 @@ def test_messages(capfd, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------ what users looked for
+@pytest.mark.slow
 def test_compiling_is_announced_and_short_runs_skip_it(capfd, monkeypatch):
     said = []
     monkeypatch.setattr(device, "warm_up", lambda *arguments: said.append(1))
@@ -637,6 +640,7 @@ def test_the_best_agent_is_kept(monkeypatch):
     assert best["steps"] == again["steps"] and all(torch.equal(v, again["agent"][k]) for k, v in best["agent"].items())
 
 
+@pytest.mark.slow
 def test_films_reach_wandb(monkeypatch):
     import wandb
 

@@ -130,6 +130,7 @@ def learned(folder):
     return torch.load(folder / "agent.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_the_smallest_script(smallest, monkeypatch, capfd):
     """It learns; a run that was stopped equals one that was not; its agent on disk plays what was evaluated."""
     assert launch(smallest, FLAGS.split()) == 0

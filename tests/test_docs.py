@@ -152,6 +152,7 @@ def test_pages_show_what_their_commands_print():
     assert covered >= {*(ROOT / "results").glob("*.csv"), *(ROOT / "results/sac_nf").glob("*.csv")} and count >= 7
 
 
+@pytest.mark.slow
 def test_the_readmes_picture_is_of_actions_that_climb(tmp_path):
     """Each of the script's own leapfrog steps carries them higher."""
     printed = landscape.main(landscape.Args(output=tmp_path / "hills.png"))

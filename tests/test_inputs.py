@@ -453,6 +453,7 @@ def test_dm_control_by_flags():
     assert lengths == [20, 5, 30]  # 0.2 s by steps of 0.01 s
 
 
+@pytest.mark.slow
 def test_dm_control_from_state_goes_on_to_the_bit(script, capfd):
     own = ["--env-id", "dm_control/finger-spin-v0", "--max-episode-steps", "25"]
     whole, part = run(*own, script=script), run(*own, "--total-timesteps", "47", script=script)

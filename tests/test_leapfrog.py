@@ -298,6 +298,7 @@ def kinked(monkeypatch, space):
     return agent
 
 
+@pytest.mark.slow
 @SPACES
 @pytest.mark.parametrize("sees_g", [True, False])
 def test_the_gradient_misses_the_jumps_of_g(kinked, space, sees_g):

@@ -76,6 +76,7 @@ def test_it_starts_near_a_gradient_step():
     assert torch.allclose(flow(x, pull, 0.1), two, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_flow_in_its_input_and_parameters():
     flow, x = flow_of(2, 3), normals(1, 2, 3).tanh().requires_grad_()
     held = [pull(x.detach()), pull(normals(1, 2, 3, seed=4))]

@@ -89,6 +89,7 @@ def reversed_density(agent: hpo.Agent, positions: int, momenta: int) -> tuple[to
     return axes[0].double(), torch.trapezoid(joint.view(positions, momenta), axes[1].double(), dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", [mechanism.BY_STEPS[3], mechanism.CHEETAH], ids=str)
 def test_with_dynamics_it_is_that_of_the_density_by_the_reversed_chain(arm):
     """Of a force that no one trained, whose a_K has two hills or one."""
@@ -177,6 +178,7 @@ def test_one_state_is_the_scripts_policy():
 
 
 # --------------------------------------------------------------------------------------------------- tables and figure
+@pytest.mark.slow
 def test_files_tables_and_figure(monkeypatch):
     """What a run writes is shown again; the table has each arm's mean and its difference to K = 0, seed by seed."""
     monkeypatch.setattr(mechanism, "DRAWS", 2**11)

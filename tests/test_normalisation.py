@@ -186,6 +186,7 @@ def test_a_seed_is_the_same_alone_and_in_company(runs):
     )
 
 
+@pytest.mark.slow
 def test_the_best_agent_keeps_the_statistics_of_its_step(runs):
     folder = runs(sac, eval_frequency=30, keep_agents=True).folder
     best = torch.load(folder / "agent-best.pt", weights_only=True)
@@ -196,6 +197,7 @@ def test_the_best_agent_keeps_the_statistics_of_its_step(runs):
     assert counts == [30 + 2, 60 + 4]  # steps, and the resets of episodes of 17 steps
 
 
+@pytest.mark.slow
 def test_a_saved_agent_plays_what_was_evaluated(runs, monkeypatch):
     """play.py's agent, in the episodes of the run's last evaluation: evaluations.csv's returns; gap.py's states are
     those that networks see; two processes print the same."""

@@ -302,6 +302,7 @@ def test_seeds_do_not_touch_each_other():
         assert torch.allclose(mine[name][1:], weights, rtol=0, atol=1e-12), name
 
 
+@pytest.mark.slow
 def test_amp_gives_nearly_the_gradients_of_float32(monkeypatch):
     """bfloat16 keeps 8 bits: every tensor's gradient within a fifth or so (noise frames), and not the same. Heads are
     as wide as they are: in narrow ones the critic's slope is that of a few units, of which rounding turns some."""
@@ -388,6 +389,7 @@ def replay_of(capacity: int, seeds=2, size=4, act_dim=2) -> px.Replay:
         return built(args, px.Replay, 9, act_dim)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=6, max_size=12), capacity=st.integers(1, 60), seed=st.integers(0, 99)
@@ -459,6 +461,7 @@ def can_draw() -> bool:
 drawn = pytest.mark.skipif(not can_draw(), reason="dm_control cannot draw here")
 
 
+@pytest.mark.slow
 @drawn
 def test_an_environment_of_pixels():
     env = PixelEnv("dm_control/cheetah-run-v0", 4)

@@ -169,6 +169,7 @@ def test_evaluation_returns(script):
 
 
 # ---------------------------------------------------------------------------------- what a run leaves
+@pytest.mark.slow
 @NARROW
 def test_what_a_run_leaves(script, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

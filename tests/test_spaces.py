@@ -43,6 +43,7 @@ def with_space(folder, space, place="momentum_std_explore"):
     return old
 
 
+@pytest.mark.slow
 def test_older_runs_before_the_tanh_are_todays():
     """They are played, named, told again and resumed as a run of today is."""
     assert launch(hpo, FLAGS) == 0
@@ -77,6 +78,7 @@ def test_older_runs_in_action_space_are_told_apart_and_refused(capfd):
     assert (agent.evolved_mean(obs) != play.load(newest()).evolved_mean(obs)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [hpo, baseline1, baseline2, baseline3, noise_only])
 def test_a_run_in_action_space(script, capfd):
     """By its command, which its files tell; it goes on by the same command, and by no other."""
@@ -135,6 +137,7 @@ def test_every_script_with_dynamics_has_a_copy():
         spaces.main(["sac_continuous"])
 
 
+@pytest.mark.slow
 def test_experiments_take_the_space_too(monkeypatch):
     """An arm, a start and the measured run, and what reads an arm's run."""
     assert readings.train("blind", [*FLAGS, "--leapfrog-space", "action"]) == 0

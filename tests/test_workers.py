@@ -131,6 +131,7 @@ def follow(left, right, steps, rng, bad=None):
 
 
 # ----------------------------------------------------------------------------------------------------- the same numbers
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["Hopper-v4", "Noisy-v0", "Changing-v0"])
 def test_processes_play_the_same_episodes(env_id):
     """Nine seeds in three processes and in this one: 100 steps, with resets, and a seed that ends at the 60th."""
