@@ -145,6 +145,13 @@ def narrow(monkeypatch):  # whose undoing ends all that a test has set, in the r
     narrow_by(monkeypatch)
 
 
+@pytest.fixture
+def captured(monkeypatch):
+    """Compiles as far as graphs of PyTorch's own operations: seconds, where C++ takes the better part of a minute."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiler(function, backend="aot_eager", dynamic=False))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The folder of a finished run of a script by `quick`'s flags, with narrow networks: trained once for all tests

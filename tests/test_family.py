@@ -7,7 +7,6 @@ import importlib.util
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,8 +168,8 @@ def test_a_run_goes_on_to_the_bit(member):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
-@pytest.mark.parametrize("member", [nf, baseline1], ids=["nf", "b1"])  # test_fast.py has the pair
+@pytest.mark.usefixtures("captured")
+@pytest.mark.parametrize("member", [nf, baseline1], ids=["nf", "b1"])  # test_fast.py has the pair, in C++
 def test_compiled_updates_equal_plain_ones(member):
     agents, played = [agent_of(member, num_seeds=2) for _ in range(2)], []
     for agent in agents:
