@@ -235,6 +235,7 @@ def test_what_the_papers_entropy_hides():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("flags", [{}, {"momentum_std_train": 1.0}, {"leapfrog_space": "action"}], ids=str)
 def test_entropy_in_two_dimensions(flags):
     """Of forces that no one trained, on two hills, against a histogram of what the script's dynamics make."""
@@ -244,7 +245,7 @@ def test_entropy_in_two_dimensions(flags):
     with_policy(agent, 0.1, 0.4)
     for p in agent.force.parameters():
         p.data *= 4
-    obs, many = torch.zeros(1, 1, 3), 400_000
+    obs, many = torch.zeros(1, 1, 3), 200_000
     chain = gap.dynamics_of(agent, obs, gap.Noise(*torch.randn(4, 1, many, 2).unbind()))
     truth = histogram(chain.end[0], 100) + gap.log_start(agent, obs, chain.start).mean().item()
     low, high = gains(agent, obs, 8000).flatten().tolist()
@@ -340,6 +341,7 @@ def test_what_figure_8_draws():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_noise_and_mcmcpo_are_measured_too():
     """Without steps the objective is the plain Gaussian's; MCMC-PO's prices the divergence from its prior, at β."""
     noise = floats(noise_of(2, 6 * 2000, 3))

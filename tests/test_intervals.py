@@ -132,12 +132,12 @@ def test_a_verdict_shows_its_intervals_at_95_percent():
 
 @pytest.mark.slow
 def test_verdicts_err_as_seldom_as_they_say():
-    """Of 400 experiments on five tasks without a difference, a true "all" would be refuted in at most 5%."""
+    """Of 200 experiments on five tasks without a difference, a true "all" would be refuted in at most 5%."""
     rng, refuted = np.random.default_rng(4), 0
-    for _ in range(400):
+    for _ in range(200):
         x = rng.normal(size=(2, 5, 8))
         parts = [Part("", lambda level, a=a, b=b: welch(a, b, level)) for a, b in zip(*x)]
         said, _ = verdict(parts, "all")
         refuted += said == FAILS
         assert said != HOLDS
-    assert 2 <= refuted <= 20  # one-sided: 2.5% are expected, 10 of 400
+    assert 1 <= refuted <= 10  # one-sided: 2.5% are expected, 5 of 200

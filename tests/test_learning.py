@@ -21,14 +21,15 @@ def returns_of(act, episodes=50):
 
 
 @pytest.mark.slow
-def test_learns_to_hold_the_centre(script):
+def test_learns_to_hold_the_centre(script, monkeypatch):
     """From about -7 at random or standing still to better than -1.5; the best possible is about -0.6."""
     rng = np.random.default_rng(0)
     random, still = returns_of(lambda _: rng.uniform(-1, 1, 1)), returns_of(np.zeros_like)
     best = returns_of(lambda x: np.clip(-4 * x, -1, 1))
     assert random.mean() < -5 and still.mean() < -5 and best.mean() > -0.8
-    flags = {"batch_size": 64, "learning_starts": 200, "total_timesteps": 1000, "eval_frequency": 1000}
-    args = quick(script, num_seeds=2, eval_episodes=10, gamma=0.9, alpha=0.01, policy_lr=1e-3, q_lr=1e-3, **flags)
+    monkeypatch.setattr(script, "HIDDEN", 64)
+    flags = {"batch_size": 64, "learning_starts": 200, "total_timesteps": 600, "eval_frequency": 600}
+    args = quick(script, num_seeds=2, eval_episodes=10, gamma=0.9, alpha=0.01, policy_lr=3e-3, q_lr=3e-3, **flags)
     assert train(script, args) == 0
     rows = list(csv.DictReader(next(Path("runs").iterdir()).joinpath("evaluations.csv").open()))
     for reading in ("return", "return_base") if "return_base" in rows[0] else ("return",):

@@ -24,6 +24,7 @@ import pytest
 from conftest import fork, launch
 
 SMALL = "--batch-size 16 --learning-starts 100 --eval-frequency {} --eval-episodes 1 --no-cuda"
+SHORT = "--max-episode-steps 40"  # of Pendulum's 200, where cells run: most of their time went into evaluations
 
 
 def test_the_list_that_the_page_shows(capsys):
@@ -37,9 +38,9 @@ def test_the_list_that_the_page_shows(capsys):
     assert [cell.seeds * cell.steps for cell in line.cells] == [40_000] * 4 and len(other.cells) == 2
 
 
-def make_list(steps=300, every=100, more=""):
+def make_list(steps=300, every=100, more="", own=""):
     """A list of three cells in two items; the second item has a cell of the first."""
-    flags = SMALL.format(every)
+    flags = f"{SMALL.format(every)} {own}"
     Path("list").write_text(
         f"# a comment\n\none | sac_continuous | Pendulum-v1 | {flags} | 2 x {steps} | 2 x {steps}\n"
         f"two | sac_continuous sac_hpo_continuous | Pendulum-v1 | {flags} | 2 x {steps} | 2 x {steps}\n{more}"
@@ -336,7 +337,7 @@ def test_on_gpus_cells_are_spread(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- running
 @pytest.mark.slow
 def test_a_failed_cell_is_told_and_stops_nothing():
-    rest = f"{SMALL.format(150)} | 1 x 150 | 1 x 150\n"
+    rest = f"{SMALL.format(150)} {SHORT} | 1 x 150 | 1 x 150\n"
     Path("list").write_text(f"one | noise_only | Pendulum-v1 | {rest}two | noise_only | Nowhere-v7 | {rest}")
     code, out, err = finish("--jobs", "2")
     assert code == 1
@@ -374,7 +375,7 @@ def wait(condition, seconds=300):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a cell outlives its runner")
 def test_kills_of_the_runner_and_of_cells_lose_nothing():
     """SIGKILL of the runner and of cells at several moments, from before there is a folder to late in training."""
-    make_list(400, 50)
+    make_list(400, 50, own=SHORT)
     assert finish("--jobs", "2")[0] == 0
     whole = written()
     assert len(whole) == 2
@@ -412,7 +413,7 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
 
 @pytest.mark.slow
 def test_a_signal_lets_cells_write_a_checkpoint():
-    make_list(3000, 3000)
+    make_list(3000, 3000, own=SHORT)
     runner = Runner("--jobs", "2")
     wait(lambda: len(list(Path().glob("runs/benchmark/laptop/*/runs/*/checkpoints/step-0.pt"))) == 2)
     time.sleep(1.5)
@@ -441,7 +442,7 @@ def test_a_cell_whose_folder_cannot_be_used_fails_alone(monkeypatch):
 
 @pytest.mark.slow
 def test_two_runners_share_the_cells():
-    make_list(150, 150)
+    make_list(150, 150, own=SHORT)
     first, second = Runner("--jobs", "1"), Runner("--jobs", "2")
     for runner in (first, second):
         _, err = runner.communicate()
@@ -452,7 +453,7 @@ def test_two_runners_share_the_cells():
 @pytest.mark.slow
 def test_a_cell_that_is_killed_again_and_again_is_given_up():
     """After RESUMES resumptions within one attempt; the next attempt goes on from its checkpoint."""
-    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(own=SHORT), "laptop"), [])
     attempt, outcome, count = Attempt(its, place), None, 0
     assert attempt.claim() and not Attempt(its, place).claim()
     while outcome is None:
@@ -482,7 +483,7 @@ def finished_run(its, place):
 
 @pytest.mark.slow
 def test_a_run_that_ended_is_collected_and_not_run_again():
-    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(150, 50), "laptop"), [])
+    place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(150, 50, own=SHORT), "laptop"), [])
     run = finished_run(its, place)
     attempt = Attempt(its, place)
     table = run / "evaluations.csv"
@@ -492,7 +493,7 @@ def test_a_run_that_ended_is_collected_and_not_run_again():
         rows = list(csv.DictReader(line for line in file if line[0] != "#"))
     assert len(rows) == 3 * 2 and [row["step"] for row in rows[::2]] == ["50", "100", "150"]
     # of a list whose steps have grown it is another cell's: left alone, and a new run is made
-    (other, _) = chosen(read(make_list(200, 50), "laptop"), [])
+    (other, _) = chosen(read(make_list(200, 50, own=SHORT), "laptop"), [])
     assert other.name == its.name and not is_done(other, place) and cells.newest_run(other, place) is None
     # damaged beyond its checkpoints it is set aside, and the cell begins anew
     place.results(its).unlink()

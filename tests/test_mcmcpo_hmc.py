@@ -95,6 +95,7 @@ def test_the_potentials_gradient_and_its_derivative(unit, monkeypatch):
 
 # --------------------------------------------------------------------------------------------- the distance
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_the_distance_is_a_divergence():
     """Its mean is not negative over random parameters, and 0 without steps where the prior is the policy."""
     for seed in range(12):
@@ -110,6 +111,7 @@ def test_the_distance_is_a_divergence():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_the_distance_equals_an_integral():
     """d = 1: KL(q_K ‖ π_θt N) over a grid of (u_K, ρ_K), q_K found by running the chain backwards."""
     agent = agent_of(hmc, 2, 1, leapfrog_steps=3, step_size=0.4, step_unit="absolute")

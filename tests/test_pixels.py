@@ -531,11 +531,11 @@ def test_a_run_goes_on_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = "--env-id dm_control/finger-spin-v0 --no-cuda --no-compile --batch-size 4".split()
     flags += "--learning-starts 8 --random-steps 8".split()
-    flags += "--eval-episodes 1 --eval-frequency 20 --eval-max-steps 3".split()
-    assert launch(px, [*flags, "--total-timesteps", "30"]) == 0
+    flags += "--eval-episodes 1 --eval-frequency 10 --eval-max-steps 3".split()
+    assert launch(px, [*flags, "--total-timesteps", "17"]) == 0
     whole = newest()
-    assert launch(px, [*flags, "--total-timesteps", "23"]) == 0
+    assert launch(px, [*flags, "--total-timesteps", "13"]) == 0
     part = newest([whole])
-    assert launch(px, ["--resume", str(part), "--total-timesteps", "30"]) == 0
+    assert launch(px, ["--resume", str(part), "--total-timesteps", "17"]) == 0
     left, right = (torch.load(folder / "agent.pt", weights_only=True)["agent"] for folder in (whole, part))
     assert all(torch.equal(left[key], right[key]) for key in left)
