@@ -8,15 +8,15 @@ from pathlib import Path
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 from analysis.checks import survival
-from analysis.experiments import starts
-from runtime import environments
+from analysis.experiments import spaces, starts
+from runtime import environments, home
 from runtime.seeds import side_by_side
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import CPU, newest
+from conftest import CPU, doubled, newest, noise_of, normals
 
 DIMS = 17, 6  # HalfCheetah-v4's
 
@@ -145,3 +145,40 @@ def test_it_resumes_to_the_bit_from_within_the_random_steps(monkeypatch):
     assert left["step"] == right["step"] == 150 and left["csv"] == right["csv"]
     assert all(torch.equal(a, b) for a, b in zip(left["agent"], right["agent"], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(left["episodes"]["actions"], right["episodes"]["actions"]))
+
+
+def test_the_unclamped_arm_by_another_transcription():
+    """a_K and the loss in action space with nothing clamped, with a force at each half step."""
+    script = spaces.in_action_space(hpo, clamp=False)
+    steps, size, std, alpha = 3, 0.7, 0.4, 0.3
+    args = script.Args(cuda=False, leapfrog_steps=steps, step_size=size, momentum_std_train=std, alpha=alpha)
+    agent = doubled(home.build(script, args, 11, 3))
+    agent.log_alpha.data.fill_(math.log(alpha))
+    obs, noise = normals(1, 32, 11), noise_of(1, 32, 3)
+    mean, log_std = agent.policy(obs)
+    u = mean + log_std.exp() * noise.action
+    gaussian = torch.distributions.Normal(mean, log_std.exp()).log_prob(u).sum(-1)
+    log_prob = gaussian - torch.log1p(-u.tanh().square()).sum(-1)  # of a_0, which nothing after it changes
+    widths = [(1 - std) * k**2 / steps**2 + std for k in range(steps + 1)]  # 1/√β_k
+
+    def force(a):
+        x = a.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(agent.critic(obs, x).amin(-2).sum(), x)
+        g = -slope / slope.norm(dim=-1, keepdim=True)
+        seen = torch.cat([obs, a, g], -1)
+        gate = agent.force.gate(seen)
+        return gate * g + (1 - gate) * agent.force.implicit(seen)
+
+    a, momentum = u.tanh(), std * noise.momentum
+    for k in range(steps):
+        momentum = momentum - size / 2 * force(a)
+        a = a + size * momentum
+        momentum = (momentum - size / 2 * force(a)) * widths[k + 1] / widths[k]
+    assert (a.abs() > 1).float().mean() > 0.05
+    loss = (alpha * log_prob - agent.critic(obs, a).amin(-2)).mean(-1)
+    theirs, seen = agent.policy_loss(obs, noise)
+    assert torch.allclose(theirs, loss, rtol=0, atol=1e-10)
+    assert torch.allclose(seen["charts/clamped_fraction"], (a.abs() >= 1).float().mean((1, 2)))
+    parameters = [*agent.policy.parameters(), *agent.force.parameters()]
+    for left, right in zip(torch.autograd.grad(theirs.sum(), parameters), torch.autograd.grad(loss.sum(), parameters)):
+        assert torch.allclose(left, right, rtol=0, atol=1e-10)
