@@ -341,7 +341,6 @@ def test_what_figure_8_draws():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("narrow")
 def test_noise_and_mcmcpo_are_measured_too():
     """Without steps the objective is the plain Gaussian's; MCMC-PO's prices the divergence from its prior, at β."""
     noise = floats(noise_of(2, 6 * 2000, 3))
