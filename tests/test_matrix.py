@@ -374,15 +374,15 @@ def wait(condition, seconds=300):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a cell outlives its runner")
 def test_kills_of_the_runner_and_of_cells_lose_nothing():
-    """SIGKILL of the runner and of cells at several moments, from before there is a folder to late in training."""
-    make_list(400, 50, own=SHORT)
+    """SIGKILL of the runner and of its cell at several moments, from before there is a folder to late in training."""
+    Path("list").write_text(f"one | sac_continuous | Pendulum-v1 | {SMALL.format(50)} {SHORT} | 2 x 400 | 2 x 400\n")
     assert finish("--jobs", "2")[0] == 0
     whole = written()
-    assert len(whole) == 2
+    assert len(whole) == 1
     Path("runs").rename("runs-undisturbed"), Path("results").rename("results-undisturbed")
 
     def furthest():
-        """The newest checkpoint of the slower cell: moments are told by it, whatever a machine's speed."""
+        """The newest checkpoint: moments are told by it, whatever a machine's speed."""
         steps = [[int(p.stem[5:]) for p in run.glob("checkpoints/step-*.pt")] for run in runs()]
         return min((max(run, default=-1) for run in steps), default=-1)
 
@@ -407,7 +407,7 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
     assert code == 0, err
     assert written() == whole  # to the bit, as if nobody had killed anything
     trained = [run for run in runs() if len((run / "evaluations.csv").read_text().splitlines()) > 1]
-    assert len(trained) == 2 and not processes()
+    assert len(trained) == 1 and not processes()
     assert finish("--jobs", "2")[0] == 0 and len(runs()) == len(list(Path().glob("runs/benchmark/laptop/*/runs/*")))
 
 
@@ -416,7 +416,7 @@ def test_a_signal_lets_cells_write_a_checkpoint():
     make_list(3000, 3000, own=SHORT)
     runner = Runner("--jobs", "2")
     wait(lambda: len(list(Path().glob("runs/benchmark/laptop/*/runs/*/checkpoints/step-0.pt"))) == 2)
-    time.sleep(1.5)
+    time.sleep(0.5)
     runner.send_signal(signal.SIGTERM)
     _, err = runner.communicate()
     assert runner.returncode == 128 + signal.SIGTERM and "2 cells are not done: the same command goes on" in err
@@ -457,6 +457,7 @@ def test_a_cell_that_is_killed_again_and_again_is_given_up():
     attempt, outcome, count = Attempt(its, place), None, 0
     assert attempt.claim() and not Attempt(its, place).claim()
     while outcome is None:
+        time.sleep(0.02)
         outcome = attempt.poll()
         if attempt.process and list(place.folder(its).glob("runs/*/checkpoints/step-*.pt")):
             attempt.process.kill()
