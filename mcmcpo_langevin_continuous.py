@@ -26,7 +26,7 @@ several seeds of it side by side (runtime/seeds.py).
 
 Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.__init__`, `Policy.forward`, `Agent`,
 `Agent.__init__`, `Agent.noise_shapes`, `Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss`,
-`Agent.update` and `train`; it lacks `LOG_STD_MIN`, `TABLE`, `table`, `Policy.sample`,
+`Agent.update` and `train`; it lacks `LOG_STD_MIN`, `FORM`, `TABLE`, `table`, `Policy.sample`,
 `Policy.mean_action`, `squash` and `Agent.alpha_loss`; it adds `BETA_MIN`, `Flow`, `action_gradient`, `Pid`,
 `Agent.evolve`, `Agent.evolved` and `Agent.metrics`.
 """
@@ -55,8 +55,8 @@ HIDDEN = 256  # units in each hidden layer of the policy and the critics
 @dataclasses.dataclass
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
-    random_steps: int = 5_000  # first steps, of random actions; --learning-starts alone sets both (D12)
-    learning_starts: int = 5_000  # steps before the first update (D12)
+    random_steps: int = 10_000  # first steps, of random actions; --learning-starts alone sets both (D12)
+    learning_starts: int = 256  # steps before the first update (D12)
     batch_size: int = 256  # transitions in an update
     buffer_size: int = 1_000_000  # transitions kept for each seed
     gamma: float = 0.99  # discount factor
@@ -94,10 +94,10 @@ BETA_MIN = 1e-3  # D21
 
 # ------------------------------------------------------------------------------------------------------------ networks
 def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
-    """First weights (out, in) and biases (out,) of a layer: uniform on ±1/√in (D12)."""
-    bound = 1 / math.sqrt(weight.shape[1])
+    """First weights (out, in) and biases (out,) of a layer: Xavier's uniform, and zero (D12)."""
+    bound = math.sqrt(6 / sum(weight.shape))
     weight.uniform_(-bound, bound, generator=stream)
-    bias.uniform_(-bound, bound, generator=stream)
+    bias.zero_()
 
 
 class Critic(nn.Module):

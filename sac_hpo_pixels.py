@@ -18,7 +18,7 @@ Of `sac_hpo_continuous.py` it changes `HIDDEN`, `LOG_STD_MIN`, `LOG_STD_MAX`, `A
 `Policy`, `Policy.__init__`, `Policy.forward`, `Agent.__init__`, `Agent.act`, `Agent.evolved_mean`, `Agent.policies`,
 `Agent.critic_loss`, `Agent.policy_loss`, `Agent.update`, `Batch`, `Replay`, `Replay.__init__`, `Replay.sample` and
 `train`; it adds `LATENT`, `FILTERS`, `SIDE`, `REPEATS`, `projection`, `Encoder`, `Decoder`, `Agent.base_mean`,
-`Agent.five_bits`, `Agent.decoder_loss` and `Agent.pictures`; it lacks `COLUMNS` and `TABLE`.
+`Agent.five_bits`, `Agent.decoder_loss` and `Agent.pictures`; it lacks `FORM`, `COLUMNS` and `TABLE`.
 """
 
 import copy

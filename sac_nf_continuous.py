@@ -47,15 +47,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HIDDEN = 256  # units in each hidden layer of the policy and the critics
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # D12
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # D12
+FORM = 2  # of saved weights: in older files, of form 1, a scaled tanh bounds the log-std (D12)
 
 
 # ---------------------------------------------------------------------------------------- arguments
 @dataclasses.dataclass
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
-    random_steps: int = 5_000  # first steps, of random actions; --learning-starts alone sets both (D12)
-    learning_starts: int = 5_000  # steps before the first update (D12)
+    random_steps: int = 10_000  # first steps, of random actions; --learning-starts alone sets both (D12)
+    learning_starts: int = 256  # steps before the first update (D12)
     batch_size: int = 256  # transitions in an update
     buffer_size: int = 1_000_000  # transitions kept for each seed
     gamma: float = 0.99  # discount factor
@@ -95,10 +96,10 @@ def table(env_id: str) -> tuple[str, dict]:
 
 # ------------------------------------------------------------------------------------------------------------ networks
 def start(weight: Tensor, bias: Tensor, stream: torch.Generator) -> None:
-    """First weights (out, in) and biases (out,) of a layer: uniform on ±1/√in (D12)."""
-    bound = 1 / math.sqrt(weight.shape[1])
+    """First weights (out, in) and biases (out,) of a layer: Xavier's uniform, and zero (D12)."""
+    bound = math.sqrt(6 / sum(weight.shape))
     weight.uniform_(-bound, bound, generator=stream)
-    bias.uniform_(-bound, bound, generator=stream)
+    bias.zero_()
 
 
 class Critic(nn.Module):
@@ -154,8 +155,7 @@ class Policy(nn.Module):
         """Mean and log standard deviation of u, (B, d) each, at states (B, ds)."""
         x = F.relu(self.fc1(obs))
         x = F.relu(self.fc2(x)) if self.fc2 else x
-        log_std = self.log_std(x).tanh() * (LOG_STD_MAX - LOG_STD_MIN) / 2 + (LOG_STD_MAX + LOG_STD_MIN) / 2
-        return self.mean(x), log_std
+        return self.mean(x), self.log_std(x).clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reparametrised u = z_F (B, d) and its log-density (B,), for standard normal noise (B, d)."""

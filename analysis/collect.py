@@ -56,7 +56,10 @@ def collect(folders: list[Path], unfinished: bool = False) -> tuple[str, str]:
         last = int(table[-1][0]) if table[1:] else 0
         stopped = [f"#   stopped: evaluated up to step {last} of {args['total_timesteps']}"]
         head += origin(config, "") + (stopped if last + args["eval_frequency"] <= args["total_timesteps"] else [])
-        head += [f"#   python {config['python']}, {versions}", VALUES + json.dumps(values)]
+        head += [
+            f"#   python {config['python']}, {versions}",
+            VALUES + json.dumps({"form": config.get("form", 1)} | values),
+        ]
     try:
         rows.sort(key=lambda row: [int(cell) for cell in row[:3]])
     except ValueError:

@@ -147,7 +147,7 @@ def optimum(agent, obs: torch.Tensor, judging: torch.Tensor, generator: torch.Ge
     adam, choosing = torch.optim.Adam(parameters, RATE), drawn(CHOOSING)
     best, kept = torch.full(obs.shape[:2], -torch.inf), [x.detach().clone() for x in parameters]
     for step in range(STEPS + 1):
-        mean, log_std = parameters[0], parameters[1].clamp(-5, 2)  # D12's bounds
+        mean, log_std = parameters[0], parameters[1].clamp(-20, 2)  # D12's bounds
         if step % 50 == 0:
             with torch.no_grad():
                 value = gaussian(agent, obs, mean, log_std, choosing)

@@ -1,16 +1,18 @@
 """Agents on disk: agent.pt, the last; agent-best.pt, of every seed its best; agents/step-N.pt, with --keep-agents all.
 
-Each holds `step`, `script`, `args`, `space`, which is what the environment observes and how it acts
-(runtime/spaces.py), and `agent`, a state dict whose tensors lie seed by seed along their first axis. It loads with
-`torch.load(path, weights_only=True, map_location="cpu")`; `load` in runtime/home.py makes a policy of it.
+Each holds `step`, `script`, `form` (runtime/contract.py), `args`, `space`, which is what the environment observes and
+how it acts (runtime/spaces.py), and `agent`, a state dict whose tensors lie seed by seed along their first axis. It
+loads with `torch.load(path, weights_only=True, map_location="cpu")`; `load` in runtime/home.py makes a policy of it.
 """
 
 import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from runtime.checkpoints import BAD_CONTENT, write_file
+from runtime.contract import form_of
 from runtime.messages import Fault, fail, said
 
 import numpy as np
@@ -27,7 +29,7 @@ def faults(agent, metrics: dict[str, torch.Tensor], seeds: range, alive: np.ndar
 
 
 @torch.no_grad()
-def begin_with(agent, path: Path, seeds: range) -> None:
+def begin_with(agent, path: Path, seeds: range, form: int) -> None:
     """--start-from: gives each seed the weights of the same seed in a run's agent.pt, or in another file of an agent;
     where that has one seed alone, of that one. What the optimizers keep begins anew."""
     file, name = path / "agent.pt" if path.is_dir() else path, f"--start-from {path}"
@@ -38,6 +40,8 @@ def begin_with(agent, path: Path, seeds: range) -> None:
     except (OSError, *BAD_CONTENT) as error:
         why = "it holds no agent" if isinstance(error, pickle.PickleError) else said(error)
         fail(f"{name}: {why}; name a run's folder, or an agent's file there")
+    if saved.get("form", 1) != form:
+        fail(f"{name}: an older code's agent, whose weights meant something else; start with one of today's")
     if lacking := [seed for seed in seeds if seed not in theirs] if len(theirs) > 1 else []:
         fail(f"{name} has seeds {theirs[0]} to {theirs[-1]}, not {lacking[0]}: choose --seed and --num-seeds there")
     mine = {key: value.unflatten(0, (len(seeds), -1)) for key, value in agent.state_dict().items()}
@@ -56,10 +60,11 @@ def begin_with(agent, path: Path, seeds: range) -> None:
 class Agents:
     """The files of a run's agents."""
 
-    def __init__(self, folder: Path, script: str, args, agent, space: dict):
+    def __init__(self, folder: Path, script: ModuleType, args, agent, space: dict):
         self.folder, self.agent, self.keep, self.best = folder, agent, args.keep_agents, None
         args = vars(args) | {"resume": None, "start_from": args.start_from and str(args.start_from)}
-        self.about = {"script": script, "args": args, "space": space}
+        name = Path(script.__file__).stem
+        self.about = {"script": name, "form": form_of(script), "args": args, "space": space}
 
     def write(self, path: Path, step: int, **other) -> None:
         content = {"step": step, **self.about, "agent": self.agent.state_dict()} | other

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from runtime import flags, machine
+from runtime.contract import form_of
 from runtime.messages import fail, note
 
 import torch
@@ -131,6 +132,9 @@ def resumed_config(script: ModuleType, folder: str, program: str | None) -> dict
             fail(f"--resume {folder} is a run of {name}.py: resume it with that script")
         if (own := config.get("program")) != program:
             fail(f"--resume {folder} is a run of {own or name + '.py'}: resume it with that")
+        if config.get("form", 1) != form_of(script):
+            fail(f"--resume {folder} is a run of an older {name}.py, whose weights meant something else: resume it "
+                 f"with the code of commit {str(config.get('commit'))[:12]}, or begin anew")  # fmt: skip
         hints, default = get_type_hints(script.Args), script.Args()
         later = {name: getattr(default, name) for name in LATER if name in hints}
         gone = config["args"].keys() - todays(script, config["args"]).keys()

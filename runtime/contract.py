@@ -11,11 +11,14 @@ A script is a module with
     table       optional: table(env_id) gives the name of a paper's row and its values, which become the defaults
     FORMER      optional: flags that older runs have and the script has given up, with the value of each that it has
                 kept; a run of that value goes on and its agent is played as any other, one of another value is refused
+    FORM        optional: a number, by default 1, which is raised when saved weights come to mean something else: runs
+                and agents of another form are refused
 
 and it ends with `sys.exit(launch(sys.modules[__name__]))`.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 
 import torch.nn as nn
 from torch import Tensor
@@ -60,6 +63,11 @@ class Learner(nn.Module):
     def pictures(self, obs: Tensor) -> Tensor | None:
         """For TensorBoard, an image (3, H, W) in [0, 1] of eight observations from all over the replay."""
         return None
+
+
+def form_of(script: ModuleType) -> int:
+    """What the weights of a script's files mean: today's number."""
+    return getattr(script, "FORM", 1)
 
 
 def twin_metrics(losses: Tensor, values: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from typing import NamedTuple, get_type_hints
 
 from runtime.arguments import RunArgs, in_range, misfits, todays
 from runtime.checkpoints import BAD_CONTENT
-from runtime.contract import Learner
+from runtime.contract import Learner, form_of
 from runtime.environments import in_units, make_env
 from runtime.messages import Refused, fail, said
 from runtime.normalisation import Normaliser
@@ -88,6 +88,8 @@ def read(folder: Path, step: int | None = None, best: bool = False, of_values: C
 def arguments_of(module: ModuleType, path: Path, saved) -> RunArgs:
     """The arguments of a saved agent; Refused where they are not those of today's script, or not its weights'."""
     try:
+        if saved.get("form", 1) != form_of(module):
+            raise ValueError("an older one's, whose weights meant something else")
         values, hints, weights = todays(module, saved["args"]), get_type_hints(module.Args), saved["agent"]
         if unknown := [f"{name} {value}" for name, value in values.items() if name not in hints]:
             raise ValueError(f"it has {', '.join(unknown)}, which that does not know")

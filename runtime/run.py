@@ -14,7 +14,7 @@ from runtime import device, machine, products
 from runtime.agents import Agents, begin_with, faults
 from runtime.arguments import RunArgs, check, parse, skip_compiling
 from runtime.checkpoints import Checkpoints
-from runtime.contract import Learner
+from runtime.contract import Learner, form_of
 from runtime.environments import Episodes, make_env
 from runtime.evaluation import Evaluation
 from runtime.logs import Logs, describe, header, new_folder
@@ -98,7 +98,7 @@ class Run:
         args, shapes = self.args, agent.noise_shapes()
         self.agent = agent
         if args.start_from and not args.resume:
-            begin_with(agent, args.start_from, self.seeds)
+            begin_with(agent, args.start_from, self.seeds, form_of(self.script))
         self.draws = Draws(self.seeds, *shapes, args.batch_size, self.device, args.updates_per_step)
         act, *learns, self.policies = device.fast(args, agent, *learns)
         if args.compile:
@@ -146,11 +146,12 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=bool(args.resume))
             self.checkpoints = Checkpoints(self.folder)
-            self.agents = Agents(self.folder, self.path.stem, args, self.agent, described(self.envs.envs[0]))
+            self.agents = Agents(self.folder, self.script, args, self.agent, described(self.envs.envs[0]))
             state = self.checkpoints.load(replay, self.restore) if args.resume else {}
             if state:
                 self.envs.load(state["episodes"])
-            config = describe(self.path, args, self.source) | {"program": self.program or None}
+            config = describe(self.path, args, self.source)
+            config |= {"form": form_of(self.script), "program": self.program or None}
             columns = [f"return_{name}" for name in list(self.policies)[1:]]
             self.logs = Logs(self.folder, config, self.seeds, columns, self.envs.count, state.get("csv", ""))
         except Exception as error:

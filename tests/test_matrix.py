@@ -232,11 +232,20 @@ def test_results_of_other_values_are_stale():
     assert said(f"# python sac_continuous.py {own.replace('16', '999')}") == "batch_size 999 where the cell has 16"
     assert "no-such-flag" in said(f"# python sac_continuous.py {own} --no-such-flag 1")
     assert said(f"# python analysis/readings.py train still {own}") == "analysis/readings.py train still made it"
-    values = {"gamma": 0.99, "batch_size": 16, "learning_starts": 100, "tau": 0.5}  # what was tau's default then
+    values = {
+        "form": 2,
+        "gamma": 0.99,
+        "batch_size": 16,
+        "learning_starts": 100,
+        "tau": 0.5,
+    }  # what was tau's default then
     assert (
         said(f"# python sac_continuous.py {own}", cells.VALUES + json.dumps(values))
         == "tau 0.5 where the cell has 0.005"
     )
+    del values["tau"], values["form"]  # as files were before
+    told = said(f"# python sac_continuous.py {own}", cells.VALUES + json.dumps(values))
+    assert told == "form 1 where the cell has 2"
     assert "stale: " + its.name in matrix.listing(read(Path("list"), "laptop"), place, 1)
 
 
@@ -247,6 +256,7 @@ def test_runs_of_other_values_are_not_the_cells():
     args = vars(cells.parse(cells.module_of(its.script), its.command()[1:])[0])
     config = {
         "script": its.script,
+        "form": 2,
         "args": args,
         "source": dict.fromkeys(args, "default"),
         "commit": "c",
@@ -260,6 +270,8 @@ def test_runs_of_other_values_are_not_the_cells():
     assert found() == run
     for values in ({"gamma": 0.5}, {"batch_size": 999}, {"env_id": "Ant-v4"}, {"seed": 2}, {"num_seeds": 3}):
         assert found(**values) is None, values
+    config["form"] = 1
+    assert found() is None
     for text in ("[]", "null", "{", '{"args": []}', "x" * 200_000):
         (run / "config.json").write_text(text)
         assert cells.newest_run(its, place) is None and cells.collected(run) is None

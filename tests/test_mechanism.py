@@ -28,7 +28,7 @@ def agent_with(mean: float, std: float, of: mechanism.Target) -> hpo.Agent:
     """One seed without dynamics, with the same Gaussian of u in every coordinate."""
     agent = mechanism.agent_of([mechanism.PLAIN], 1, of)
     heads = agent.policy.policy.mean, agent.policy.policy.log_std
-    for head, bias in zip(heads, (mean, math.atanh((math.log(std) + 1.5) / 3.5))):
+    for head, bias in zip(heads, (mean, math.log(std))):
         head.weight.data.zero_()
         head.bias.data.fill_(bias)
     return agent

@@ -243,6 +243,7 @@ def launched(monkeypatch):
     """What a start would launch: its script, flags, agent and program. What it changes is put back after the test."""
     for script in (sac, hpo, spaces.in_action_space(hpo), spaces.in_action_space(hpo, clamp=False)):
         monkeypatch.setattr(script, "start", script.start)
+        monkeypatch.setattr(script, "FORM", script.FORM)
         monkeypatch.setattr(script.Policy, "forward", script.Policy.forward)
     monkeypatch.setattr(environments, "into_box", environments.into_box)
     seen = []
@@ -250,15 +251,20 @@ def launched(monkeypatch):
     return seen
 
 
+def hidden_of(agent, obs):
+    return agent.policy.fc2(agent.policy.fc1(obs).relu()).relu()
+
+
 @pytest.mark.parametrize("script", [sac, hpo])
 def test_parts_of_a_start_are_in_the_agent(script, launched):
-    """Weights reach ±√(6 / (in + out)) and pass it nowhere, biases are zero; log σ is the layer's output, clamped."""
+    """`all` changes nothing; with `weights` they reach ±√(6 / (in + out)) and pass it nowhere, biases are zero; with
+    `log-std` log σ is the layer's output, clamped; with neither the form of saved weights is the older one."""
     reading = "sac" if script is sac else "hpo"
     before = agent_of(script, obs_dim=40)
-    assert starts.train("none", reading, []) == 0
+    assert starts.train("all", reading, []) == 0
     same = agent_of(script, obs_dim=40)
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), same.parameters()))
-    assert starts.train("weights", reading, []) == starts.train("log-std", reading, []) == 0
+    assert starts.train("weights+log-std", reading, []) == 0 and script.FORM == 2
     agent, obs, count = agent_of(script, obs_dim=40, double=False), normals(1, 50, 40).float(), 0
     for layer in agent.modules():
         if isinstance(layer, Linear):
@@ -269,11 +275,21 @@ def test_parts_of_a_start_are_in_the_agent(script, launched):
     for scale in (1.0, 1e3):
         agent.policy.log_std.weight.data *= scale
         mean, log_std = agent.policy(obs)
-        hidden = agent.policy.fc2(agent.policy.fc1(obs).relu()).relu()
+        hidden = hidden_of(agent, obs)
         assert torch.equal(log_std, agent.policy.log_std(hidden).clamp(-20, 2)) and torch.equal(
             mean, agent.policy.mean(hidden)
         )
     assert (log_std == -20).any() and (log_std == 2).any()
+    assert starts.train("none", reading, []) == 0 and script.FORM == 1
+    agent = agent_of(script, obs_dim=40, double=False)
+    agent.policy.log_std.weight.data *= 1e3
+    log_std = agent.policy(obs)[1]
+    assert torch.allclose(log_std, -5 + 0.5 * 7 * (1 + agent.policy.log_std(hidden_of(agent, obs)).tanh()))
+    assert -5 <= log_std.min() < -4.99 and 1.99 < log_std.max() <= 2
+    for layer in (agent.critic.fc1, agent.policy.fc2):
+        weight, bias = layer.like_pytorch()
+        bound = 1 / math.sqrt(weight.shape[-1])
+        assert 0.97 * bound < weight.abs().max() <= bound and 0.9 * bound < bias.abs().max() <= bound
 
 
 def test_parts_of_a_start_are_flags(launched):

@@ -422,7 +422,7 @@ def test_defaults_of_both_papers(script):
     """Table 4 and D12."""
     args = script.Args()
     assert (args.batch_size, args.buffer_size, args.policy_lr, args.q_lr) == (256, 10**6, 3e-4, 3e-4)
-    assert (args.gamma, args.tau, args.learning_starts, script.HIDDEN) == (0.99, 0.005, 5000, 256)
+    assert (args.gamma, args.tau, args.learning_starts, script.HIDDEN) == (0.99, 0.005, 256, 256)
     assert (args.eval_frequency, args.eval_episodes, args.autotune) == (10_000, 10, False)
 
 
@@ -452,7 +452,7 @@ BAD = [
     ("--eval-episodes 0", "--eval-episodes"),
     ("--eval-frequency 0", "--eval-frequency"),
     ("--learning-starts -1", "--learning-starts"),
-    ("--total-timesteps 5000", "--total-timesteps 5000 must exceed --learning-starts 5000"),
+    ("--total-timesteps 5000", "--total-timesteps 5000 must exceed --random-steps 10000"),
     ("--seed one", "--seed.*one"),
     ("--sede 1", "sede"),
     ("--gamma", "--gamma"),

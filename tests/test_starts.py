@@ -1,4 +1,5 @@
-"""The other start of a run (analysis/experiments/starts.py): what it draws, when it learns, and that it resumes."""
+"""The start of a run, and the older one (analysis/experiments/starts.py): what it draws, when it learns, that it
+resumes."""
 
 import math
 import os
@@ -25,7 +26,7 @@ DIMS = 17, 6  # HalfCheetah-v4's
 def as_it_was(monkeypatch):
     """`starts.train` changes the scripts for its process: put them back."""
     for owner, name in ((sac, "start"), (hpo, "start"), (sac.Policy, "forward"), (hpo.Policy, "forward"),
-                        (environments, "into_box")):  # fmt: skip
+                        (sac, "FORM"), (hpo, "FORM"), (environments, "into_box")):  # fmt: skip
         monkeypatch.setattr(owner, name, getattr(owner, name))
 
 
@@ -41,11 +42,11 @@ def layers(agent):
 
 
 @pytest.mark.parametrize("script", [sac, hpo], ids=["sac", "hpo"])
-@pytest.mark.parametrize("weights", ["ours", "xavier"])
+@pytest.mark.parametrize("weights", ["pytorch", "xavier"])
 def test_first_weights_are_uniform_between_their_bounds(script, weights):
-    """Kolmogorov and Smirnov's test of every layer, all seeds; the other start's biases are zero."""
-    if weights == "xavier":
-        script.start = starts.xavier
+    """Kolmogorov and Smirnov's test of every layer, all seeds; today's biases are zero."""
+    if weights == "pytorch":
+        script.start = starts.by_pytorch
     for name, layer in layers(first_agent(script)).items():
         weight, bias = layer.like_pytorch()
         n_out, n_in = weight.shape[-2:]
@@ -62,16 +63,14 @@ def test_first_weights_are_uniform_between_their_bounds(script, weights):
             )
 
 
-@pytest.mark.parametrize(
-    "parts, low, high", [("none", 0.08, 0.65), ("log-std", 0.7, 1.4), ("weights+log-std", 0.45, 2)]
-)
+@pytest.mark.parametrize("parts, low, high", [("none", 0.08, 0.65), ("log-std", 0.7, 1.4), ("all", 0.45, 2)])
 def test_the_first_standard_deviations(parts, low, high):
     """Of u, before the tanh, at states of HalfCheetah-v4's size: 98% lie in these bounds, and the median, at a log σ of
     zero or amid its range, is 1 or exp(-1.5) = 0.22."""
-    if "log-std" in parts:
-        sac.Policy.forward = starts.clamped_log_std
-    if "weights" in parts:
-        sac.start = starts.xavier
+    if parts == "none":
+        sac.Policy.forward = starts.squashed_log_std
+    if parts != "all":
+        sac.start = starts.by_pytorch
     obs = torch.randn(8, 500, DIMS[0], generator=torch.Generator().manual_seed(0))
     std = first_agent(sac).policy(obs)[1].exp()
     bounds = std.flatten().quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
@@ -113,14 +112,16 @@ def test_it_learns_while_actions_are_random(monkeypatch):
     assert (args.random_steps, args.learning_starts) == (90, 30)
 
 
-def test_the_other_start_begins_as_its_code_base_does(monkeypatch):
-    seen = []
+def test_which_start_has_which_parts(monkeypatch):
+    seen, own = [], (sac.start, sac.Policy.forward)
     monkeypatch.setattr(starts, "launch", lambda script, flags, **more: seen.append(flags) or 0)
     starts.train("all", "sac", [])
+    assert (sac.start, sac.Policy.forward, sac.FORM) == (*own, 2)
+    assert (sac.Args().random_steps, sac.Args().learning_starts) == (10_000, 256)
     starts.train("none", "sac", [])
     assert " ".join(seen[0]).endswith("--random-steps 10000 --learning-starts 256")
     assert " ".join(seen[1]).endswith("--random-steps 5000 --learning-starts 5000")
-    assert sac.start is starts.xavier and sac.Policy.forward is starts.clamped_log_std
+    assert (sac.start, sac.Policy.forward, sac.FORM) == (starts.by_pytorch, starts.squashed_log_std, 1)
 
 
 @pytest.mark.slow

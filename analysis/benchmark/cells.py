@@ -37,6 +37,7 @@ from analysis.records import (
     write_whole,
 )
 from runtime.arguments import check, parse, todays
+from runtime.contract import form_of
 from runtime.home import script_file
 from runtime.messages import Refused, fail
 
@@ -189,7 +190,8 @@ def is_whole(cell: Cell, place: Place) -> bool:
 
 def own_values(cell: Cell) -> dict:
     """The cell's values of all that changes what is learned."""
-    return learned(vars(parse(module_of(cell.script), cell.command()[1:])[0]))
+    script = module_of(cell.script)
+    return {"form": form_of(script)} | learned(vars(parse(script, cell.command()[1:])[0]))
 
 
 def learned(args: dict) -> dict:
@@ -207,7 +209,7 @@ def file_values(cell: Cell, text: str) -> list[dict]:
             fail(f"{program} made it")
     script = module_of(cell.script)
     if told := re.findall(rf"^{VALUES}(.*)$", text, re.M):
-        return [todays(script, learned(json.loads(line))) for line in told]
+        return [{"form": 1} | todays(script, learned(json.loads(line))) for line in told]
     return [commanded(script, shlex.split(flags)) for _, flags in commands]
 
 
@@ -256,7 +258,7 @@ def newest_run(cell: Cell, place: Place) -> Path | None:
             args = config["args"]
             mine = (cell.script, cell.env_id, cell.seeds, cell.steps, 1)
             names = ("env_id", "num_seeds", "total_timesteps", "seed")
-            values = todays(module_of(cell.script), learned(args))
+            values = todays(module_of(cell.script), learned({"form": config.get("form", 1)} | args))
             if (config["script"], *(args[name] for name in names)) == mine and not unlike_cell(values, cell):
                 runs.append((int(path.parent.name.rsplit("__", 1)[-1]), path.parent))  # the time that it was begun
     return max(runs, default=(0, None))[1]

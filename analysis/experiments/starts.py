@@ -1,18 +1,18 @@
-"""SAC and SAC-HPO with another start of a run, part by part, to find out which part matters (docs/lab/start.md).
+"""SAC and SAC-HPO with an older start of a run, part by part, to find out which part matters (docs/lab/start.md).
 
-    python analysis/experiments/starts.py train all sac --env-id Ant-v4 --num-seeds 4        # SAC's flags, --resume too
+    python analysis/experiments/starts.py train none sac --env-id Ant-v4 --num-seeds 4       # SAC's flags, --resume too
     python analysis/experiments/starts.py train all hpo --env-id Ant-v4 --leapfrog-space action  # SAC-HPO, as spaces.py
     python analysis/experiments/starts.py train all unclamped --env-id Ant-v4 --num-seeds 4  # the same, unclamped
-    python analysis/experiments/starts.py collect runs/Ant-v4__sac_continuous__start-all__*  # -> results/start/
+    python analysis/experiments/starts.py collect runs/Ant-v4__sac_continuous__start-none__*  # -> results/start/
 
-A start is `all`, `none`, or parts of it joined by +:
+A start is `all`, which is the scripts' own, `none`, which was theirs until November 2026, or `none` with parts of `all`
+joined by +:
   weights    Xavier uniform weights and zero biases in every network, instead of both uniform on ±1/√in
   log-std    the network's output clamped to [-20, 2], instead of a scaled tanh to [-5, 2]
   random     10,000 steps of random actions, instead of 5,000
   updates    an update a step from step 256 on, instead of none before the random actions end
 """
 
-import math
 import sys
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from analysis.report import start as run_program
 from runtime import environments
 from runtime.messages import fail
 from runtime.run import launch
+from runtime.seeds import as_pytorch
 
 import torch
 import torch.nn.functional as F
@@ -36,18 +37,17 @@ PROGRAM = "analysis/experiments/starts.py"
 PARTS = "weights", "log-std", "random", "updates"
 
 
-def xavier(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator) -> None:
-    """A script's `start` with weights uniform on ±√(6 / (in + out)) and zero biases."""
-    bound = math.sqrt(6 / sum(weight.shape))
-    weight.uniform_(-bound, bound, generator=stream)
-    bias.zero_()
+def by_pytorch(weight: torch.Tensor, bias: torch.Tensor, stream: torch.Generator) -> None:
+    """A script's `start` with weights and biases uniform on ±1/√in. A name of its own, since `initialise` draws
+    PyTorch's otherwise."""
+    as_pytorch(weight, bias, stream)
 
 
-def clamped_log_std(policy, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Policy.forward with the log-std as the network's output, clamped to [-20, 2]."""
+def squashed_log_std(policy, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Policy.forward with a log-std in [-5, 2] by a scaled tanh: form 1 of a script."""
     x = F.relu(policy.fc1(obs))
     x = F.relu(policy.fc2(x)) if policy.fc2 else x
-    return policy.mean(x), policy.log_std(x).clamp(-20, 2)
+    return policy.mean(x), 3.5 * policy.log_std(x).tanh() - 1.5
 
 
 READINGS = "sac", "hpo", "unclamped"  # the last is SAC-HPO in action space, where a_K goes everywhere as it is
@@ -64,10 +64,10 @@ def train(start: str, reading: str, flags: list[str]) -> int:
     resumed = any(flag.split("=")[0] == "--resume" for flag in flags)  # whose values are its own
     own = ["--random-steps", random, "--learning-starts", "256" if "updates" in parts else random]
     flags = flags if resumed else own + flags
-    if "weights" in parts:
-        script.start = xavier
-    if "log-std" in parts:
-        script.Policy.forward = clamped_log_std
+    if "weights" not in parts:
+        script.start = by_pytorch
+    if "log-std" not in parts:
+        script.Policy.forward, script.FORM = squashed_log_std, 1
     if reading == "unclamped":
         environments.into_box = lambda low, high, action: action.astype(low.dtype, copy=False)
     flags = ["--exp-name", f"start-{start}__{reading}", *flags]
