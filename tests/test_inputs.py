@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -529,6 +530,30 @@ def test_play_refuses_arguments_of_no_agent(wrong, trained):
     args = torch.load(trained / "agent.pt", weights_only=True)["args"]
     with pytest.raises(Refused, match=r"copy/agent.pt is no agent of today's sac_hpo_continuous.py \(.+\); play"):
         play.load(copied(trained, args=args | wrong))
+
+
+@pytest.mark.parametrize("form", [None, 1, 3, "2"])
+def test_files_of_another_form_are_refused(form, trained, capfd):
+    """Whose weights mean something else: to play, to resume, to start from. Files before there were forms have none."""
+    folder = copied(trained)
+    saved, config = torch.load(folder / "agent.pt", weights_only=True), json.loads((folder / "config.json").read_text())
+    assert saved["form"] == config["form"] == hpo.FORM == 2
+    shutil.copytree(trained / "checkpoints", folder / "checkpoints")
+    for content in (saved, config):
+        content |= {"form": form}
+        if form is None:
+            del content["form"]
+    torch.save(saved, folder / "agent.pt")
+    (folder / "config.json").write_text(json.dumps(config))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(Refused, match=r"no agent of today's .*meant something else\); play it with the code"):
+        play.load(folder)
+    assert launch(hpo, ["--resume", str(folder)]) == 2
+    assert re.search("older sac_hpo_continuous.py, whose weights meant something else: resume it with the code of commit",
+                     capfd.readouterr().err)  # fmt: skip
+    assert launch(hpo, ["--start-from", str(folder), *FLAGS]) == 2
+    assert "meant something else; start with one of today's" in capfd.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("parts", [{"args": None}, {"args": {}}, {"agent": None}, {"agent": [1]}, {"agent": {"w": 3}}])
