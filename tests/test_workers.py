@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import sac_continuous as sac
+from analysis import records
+from analysis.checks import stepping
 from analysis.checks.survival import differences, last_checkpoint
 from runtime import workers
 from runtime.environments import Episodes, make_env
@@ -480,3 +482,20 @@ def test_how_many_processes(monkeypatch):
     stage = players([Named(i) for i in range(3)], 8)  # no more than environments
     assert len(stage.processes) == 3
     stage.close()
+
+
+def test_the_table_of_stepping_names_the_slower_side(tmp_path, capsys):
+    """analysis/checks/stepping.py: a row a combination, as its file has it; the slower is the limit."""
+    path = tmp_path / "stepping.csv"
+    slow = stepping.Args(env_ids=("Drift-v0",), num_seeds=(1, 2), workers=(0, 2), update_ms=0, steps=10, output=path)
+    assert stepping.main(slow) == 0
+    rows = records.read_rows(path, stepping.COLUMNS)
+    assert [(row["seeds"], row["workers"]) for row in rows] == [("1", "0"), ("2", "0"), ("2", "2")]
+    assert all(float(row["own_ms"]) > 0 and 1e3 / float(row["steps_per_s"]) >= float(row["step_ms"]) for row in rows)
+    capsys.readouterr()
+    assert stepping.main(stepping.Args(show=path)) == 0
+    text = capsys.readouterr().out
+    assert text.count("| the environments |") == 3 and "an update of 0 ms" in text
+    assert "the update" in stepping.show([row | {"update_ms": "10000"} for row in rows])
+    with pytest.raises(Refused, match="--steps at 10"):
+        stepping.main(stepping.Args(steps=3))
