@@ -180,6 +180,8 @@ def skip_compiling(args: RunArgs, source: dict[str, str]) -> RunArgs:
 def check(args: RunArgs, limits: dict[str, tuple]) -> None:
     """Refuses values out of range, and what this machine lacks, before anything is written."""
     in_range(args, limits)
+    if getattr(args, "target_entropy", None) is not None and not (getattr(args, "autotune", True) or args.resume):
+        fail("--target-entropy is aimed at by --autotune alone: add that, or leave it out")
     machine.check(args)
 
 

@@ -453,6 +453,7 @@ BAD = [
     ("--eval-frequency 0", "--eval-frequency"),
     ("--learning-starts -1", "--learning-starts"),
     ("--total-timesteps 5000", "--total-timesteps 5000 must exceed --random-steps 10000"),
+    ("--target-entropy -3", "--target-entropy is aimed at by --autotune alone: add that"),
     ("--seed one", "--seed.*one"),
     ("--sede 1", "sede"),
     ("--gamma", "--gamma"),
