@@ -5,6 +5,7 @@
     python analysis/play.py RUN --best                         # each seed's best agent
     python analysis/play.py RUN --render human                 # on a screen
     python analysis/play.py RUN --video films                  # MP4 files; without a screen set MUJOCO_GL=egl
+    python analysis/play.py RUN --gif agent.gif                # the first seconds of an episode, for a page
 
 Every seed of the run plays the same number of episodes by every policy that the script evaluates (the leapfrog's action
 and the base policy's mean, in SAC-HPO). Starts differ from those of the run's own evaluations, and repeat.
@@ -18,6 +19,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.experiments.spaces import of_values
+from analysis.records import check_output
 from analysis.report import parsed, start, table
 from runtime import products
 from runtime.environments import make_env
@@ -28,8 +30,10 @@ from runtime.messages import Fault, fail, tell, tell_notes
 import gymnasium as gym
 import numpy as np
 import tyro
+from PIL import Image
 
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
+FRAMES, EVERY, SIDE, COLOURS = 100, 2, 220, 48  # of a GIF: how many, of how many each, pixels across, and colours
 
 
 @dataclasses.dataclass
@@ -41,6 +45,7 @@ class Args:
     env_id: str | None = None  # the environment once more, if it is one that imports a module
     render: Literal["human"] | None = None  # show it on a screen
     video: Path | None = None  # film it into this folder
+    gif: Path | None = None  # film the beginning of the first seed's first episode into this file, and play no other
 
 
 def load(folder: Path, step: int | None = None, best: bool = False, env_id: str | None = None, kind=None):
@@ -90,7 +95,52 @@ def play(args: Args) -> list[tuple]:
     return rows
 
 
+class Film(gym.Wrapper):
+    """Keeps the first frames that an environment draws."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.frames, self.count = [], 0
+
+    def step(self, action):
+        if self.count % EVERY == 0 and len(self.frames) < FRAMES:
+            self.frames.append(self.env.render())
+        self.count += 1
+        return self.env.step(action)
+
+
+def film(args: Args) -> str:
+    """Writes the GIF; what it shows."""
+    check_output(args.gif, "--gif")
+    agent = load(args.folder, args.step, args.best, args.env_id)
+    name, policy = next(iter(agent.raw_policies().items()))
+    env = Film(make_env(agent.args.env_id, "rgb_array", agent.args))
+
+    def alone(obs):
+        return policy(obs.expand(agent.args.num_seeds, *obs.shape[1:]))[:1]
+
+    try:
+        returns, _ = evaluate(alone, [[env]], [agent.args.seed], START, CPU, longest=agent.args.eval_max_steps)
+    finally:
+        env.close()
+    frames = [Image.fromarray(frame) for frame in env.frames]
+    if not frames:
+        fail(f"--gif {args.gif}: {agent.args.env_id} draws nothing")
+    small = [x.resize((SIDE, round(SIDE * x.height / x.width))).quantize(COLOURS, dither=0) for x in frames]
+    rate = EVERY * 1000 / (env.metadata.get("render_fps") or 30)
+    args.gif.parent.mkdir(parents=True, exist_ok=True)
+    small[0].save(
+        args.gif, save_all=True, append_images=small[1:], duration=max(20, round(rate)), loop=0, optimize=True
+    )
+    size = args.gif.stat().st_size / 1e6
+    what = f"of an episode that returns {returns.item():.1f}"
+    return f"{args.gif}: policy {name}, {len(small)} frames, {size:.2f} MB, {what}"
+
+
 def main(args: Args) -> None:
+    if args.gif:
+        print(film(args))
+        return
     rows = []
     for seed, name, returns, lengths in play(args):
         spread = f"{returns.mean():.1f} ± {returns.std(ddof=min(1, len(returns) - 1)):.1f}"

@@ -12,7 +12,7 @@ import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as pixels
 import sac_nf_continuous as nf
-from analysis import export, play
+from analysis import export, keep, play, records
 from runtime import home, load
 from runtime.environments import make_env
 from runtime.messages import Refused
@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Counter, built, narrow_networks, newest, normals, quick, train
+from PIL import Image
 
 ROOT = Path(sac.__file__).parent
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -284,3 +285,48 @@ def test_an_export_that_differs_is_not_kept(two, monkeypatch):
     Path("folder").mkdir()
     with pytest.raises(Refused, match="--onnx folder is a folder"):
         export.main(export.Args(two, Path("folder")))
+
+
+# ------------------------------------------------------------------------------------------------- a folder of its own
+@pytest.mark.parametrize("script", [hpo, nf, hmc, langevin], ids=lambda script: script.__name__)
+@pytest.mark.slow
+def test_a_kept_agent_plays_as_its_run(script):
+    """One seed's, at a step, by every policy to the bit; the targets take no room; config.json tells its returns."""
+    folder = trained(script, num_seeds=2, seed=4, keep_agents=True)
+    said = keep.main(keep.Args(folder, Path("agents/mine"), seed=5, step=60, episodes=2))
+    assert said.startswith("agents/mine: seed 5 at step 60, 0.") and "over 2 episodes" in said
+    obs = observations(7)
+    for name in home.filled(home.read(folder), 2, 2).policies():
+        mine, theirs = (
+            load(path, policy=name, **more) for path, more in (("agents/mine", {}), (folder, {"seed": 5, "step": 60}))
+        )
+        assert np.array_equal(mine(obs), theirs(obs)) and (mine.seed, mine.step) == (5, 60)
+        assert np.array_equal(mine(obs, explore=True, seed=1), theirs(obs, explore=True, seed=1))
+    config = records.config_of(Path("agents/mine"))
+    rows = {row[1]: row[2] for row in play.play(play.Args(Path("agents/mine"), episodes=2))}
+    told = config["kept"]["returns"]
+    assert told.keys() == rows.keys() and all(np.allclose(told[k], rows[k], atol=0.01) for k in told)
+    assert (config["args"]["seed"], config["args"]["num_seeds"], config["kept"]["from"]) == (5, 1, folder.name)
+    weights = torch.load("agents/mine/agent.pt", weights_only=True)["agent"]
+    critics = [k for k in weights if k.startswith("critic.") and k.replace("critic.", "target.", 1) in weights]
+    assert critics and all(
+        weights[k].data_ptr() == weights[k.replace("critic.", "target.", 1)].data_ptr() for k in critics
+    )
+    with pytest.raises(Refused, match="agents/mine is there already"):
+        keep.main(keep.Args(folder, Path("agents/mine")))
+    with pytest.raises(Refused, match="--seed 9: choose one of 4 to 5"):
+        keep.main(keep.Args(folder, Path("agents/other"), seed=9))
+    assert not Path("agents/other").exists()
+
+
+@pytest.mark.slow
+def test_a_gif_of_an_episode():
+    """So many frames of the counting policy's first episode, and its return."""
+    folder = trained(sac, "Pendulum-v1", num_seeds=2)
+    text = play.film(play.Args(folder, gif=Path("a.gif")))
+    with Image.open("a.gif") as image:
+        assert (image.n_frames, image.width, image.info["loop"]) == (100, play.SIDE, 0)
+    (row, *_) = play.play(play.Args(folder, episodes=1))
+    assert text.startswith("a.gif: policy base, 100 frames") and text.endswith(f"returns {row[2][0]:.1f}")
+    with pytest.raises(Refused, match="--gif"):
+        play.film(play.Args(folder, gif=Path("a.gif/b.gif")))
