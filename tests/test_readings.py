@@ -15,7 +15,7 @@ from runtime.seeds import Linear
 import numpy as np
 import pytest
 import torch
-from conftest import agent_of, end_of, forked, newest, noise_of, normals
+from conftest import agent_of, batch_of, end_of, forked, newest, noise_of, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_analysis import run_folder
@@ -140,6 +140,99 @@ def test_the_prior_is_in_the_potential():
     (gradient,) = torch.autograd.grad(potential.sum(), u)
     _, g = agent.direction(agent.critic, obs, u.detach())
     assert torch.allclose(g, torch.nn.functional.normalize(gradient, dim=-1), rtol=1e-6)
+
+
+def by_hand(agent, obs, x, momentum, std, g_of):
+    """x_K of (16) and (17) as they stand, a force at each half step, with g = g_of(x)."""
+    steps, size = agent.args.leapfrog_steps, agent.args.step_size
+    widths = [(1 - std) * k**2 / steps**2 + std for k in range(steps + 1)]  # 1/√β_k
+
+    def force(x):
+        seen = torch.cat([obs, place(agent, x), g_of(x)], -1)
+        gate = agent.force.gate(seen)
+        return gate * g_of(x) + (1 - gate) * agent.force.implicit(seen)
+
+    for k in range(steps):
+        momentum = momentum - size / 2 * force(x)
+        x = x + size * momentum
+        momentum = (momentum - size / 2 * force(x)) * widths[k + 1] / widths[k]
+    return x
+
+
+def slope_at(critic, obs, u, among=(0, 1)):
+    """∇_u of the smallest of some critics, (S, B, d): ∇_a held constant, the tanh's slope not."""
+    a = u.tanh().detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(obs, a)[:, list(among)].amin(1).sum(), a)
+    return slope * (1 - u.tanh() ** 2)
+
+
+LENGTHS = {"batch-norm": lambda slope: (slope**2).sum((1, 2), keepdim=True).sqrt(),
+           "batch-scale": lambda slope: (slope**2).sum(2, keepdim=True).mean(1, keepdim=True).sqrt()}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["as-is", "first-slope", "first-critic", *LENGTHS])
+def test_losses_by_another_transcription(name):
+    """Values, logged ones among them, and gradients of all that the policy's optimizer moves."""
+    values = {"leapfrog_steps": 3, "step_size": 0.7, "momentum_std_train": 0.4, "alpha": 0.3, "num_seeds": 2}
+    agent, plain = (arm(which, **values) for which in (name, "as-is"))
+    agent.log_alpha.data.fill_(math.log(0.3))  # in double precision
+    obs, noise, among = normals(2, 16, 11), noise_of(2, 16, 3), (0,) if name == "first-critic" else (0, 1)
+
+    def g_of(u):
+        slope = slope_at(agent.critic, obs, u, among)
+        return -slope / LENGTHS.get(name, lambda slope: slope.norm(dim=-1, keepdim=True))(slope)
+
+    mean, log_std = agent.policy(obs)
+    u = mean + log_std.exp() * noise.action
+    end = by_hand(agent, obs, u, 0.4 * noise.momentum, 0.4, g_of)
+    inner = u if name == "first-slope" else end
+    log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(u) - torch.log1p(-(inner.tanh() ** 2))
+    log_prob = log_prob.sum(-1)
+    loss = (0.3 * log_prob - agent.critic(obs, end.tanh()).amin(1)).mean(-1)
+    theirs, seen = agent.policy_loss(obs, noise)
+    assert torch.allclose(theirs, loss, rtol=0, atol=1e-10) and torch.allclose(seen["log_prob"], log_prob)
+    assert torch.allclose(seen["losses/actor_loss"], loss) and torch.allclose(seen["losses/entropy"], -log_prob.mean(1))
+    parameters = [*agent.policy.parameters(), *agent.force.parameters()]
+    for left, right in zip(torch.autograd.grad(theirs.sum(), parameters), torch.autograd.grad(loss.sum(), parameters)):
+        assert torch.allclose(left, right, rtol=0, atol=1e-9)
+    assert torch.allclose(theirs, plain.policy_loss(obs, noise)[0], rtol=0, atol=1e-6) is (name == "as-is")
+    acts = torch.equal(agent.act(obs, noise), plain.act(obs, noise))  # each sample by its own norm
+    assert acts is torch.equal(agent.evolved_mean(obs), plain.evolved_mean(obs)) is (name != "first-critic")
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_batch_has_one_norm_in_the_policys_loss_alone(name, monkeypatch):
+    """Also after a loss that failed; 1/16 and 1 long, on average of squares, for a batch of 256."""
+    agent, obs, x = arm(name), normals(1, 256, 11), normals(1, 256, 3)
+    noise, lengths = noise_of(1, 256, 3), []
+    direction = type(agent).direction
+
+    def watched(self, *inputs):
+        found = direction(self, *inputs)
+        lengths.append(found[1].square().sum(-1).mean().sqrt().item())
+        return found
+
+    monkeypatch.setattr(type(agent), "direction", watched)
+    agent.policy_loss(obs, noise)
+    assert len(lengths) == 2 and lengths == pytest.approx([{"batch-norm": 1 / 16, "batch-scale": 1}[name]] * 2)
+    with pytest.raises(AttributeError):
+        agent.policy_loss(obs, None)
+    lengths.clear()
+    agent.act(obs, noise), agent.evolved_mean(obs), agent.evolve(agent.target, obs, x, noise.momentum, 1.0)
+    assert lengths == pytest.approx([1.0] * 6)
+
+
+@pytest.mark.slow
+def test_a_compiled_batch_norm_is_the_same():
+    """What a loss sets on its agent while it runs, torch.compile sees."""
+    torch._dynamo.config.trace_autograd_ops = True  # as a run does
+    agent, obs, noise = arm("batch-norm"), normals(1, 16, 11), noise_of(1, 16, 3)
+    plain = agent.policy_optimizer.with_gradients(agent.policy_loss)
+    loss, act = (torch.compile(f, backend="aot_eager", dynamic=False) for f in (plain, agent.act))
+    for _ in range(2):
+        for mine, theirs in zip(loss(obs, noise)[1], plain(obs, noise)[1]):
+            assert torch.allclose(mine, theirs)
+        assert agent.whole is False and torch.allclose(act(obs, noise), agent.act(obs, noise))
 
 
 def test_still_arms_have_no_momentum_where_they_say():
@@ -326,6 +419,59 @@ def test_nothing_clamps_an_unclamped_action(launched):
     assert torch.equal(outside, (end.abs() > 1).float().mean((1, 2)))
     low, far = np.full(2, -1, np.float32), np.array([-3, 4], np.float32)
     assert np.array_equal(environments.into_box(low, -low, far), far)
+
+
+@pytest.fixture
+def searched(launched, monkeypatch):
+    """What an arm of readings.py would launch: its script, flags and the rest."""
+    seen = []
+    monkeypatch.setattr(readings, "launch", lambda script, flags, **rest: seen.append((script, flags, rest)) or 0)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["unclamped", "unclamped-online"])
+def test_unclamped_arms_act_unclamped(name, searched):
+    """By the script of the start's reading `unclamped`, in an environment that clips nothing; so when resumed."""
+    free, online = spaces.in_action_space(hpo, clamp=False), name == "unclamped-online"
+    for given in ([], ["--resume", "run"]):
+        assert readings.train(name, given) == 0
+        script, flags, rest = searched[-1]
+        assert script is free and rest["program"] == f"analysis/experiments/readings.py train {name}"
+        assert flags == ["--exp-name", name, *(["--evolve-target"] if online and not given else []), *given]
+        assert rest["agent"] is readings.agent_of(name, script) and issubclass(rest["agent"], free.Agent)
+    args = parse(script, [*searched[0][1], "--no-cuda", "--leapfrog-steps=3"])[0]
+    agent, obs, noise = home.build(script, args, 11, 3, rest["agent"]).double(), normals(1, 16, 11), noise_of(1, 16, 3)
+    action = agent.act(obs, noise._replace(momentum=9 * noise.momentum))
+    assert (action.abs() > 1).any() and args.evolve_target is online
+    low, far = np.full(2, -1, np.float32), np.array([-3, 4], np.float32)
+    assert np.array_equal(environments.into_box(low, -low, far), far)
+
+
+def test_the_target_that_the_critics_themselves_evolve():
+    """y of `unclamped-online` by another transcription: Q1 and Q2 lead a', the target critics value it."""
+    script = spaces.in_action_space(hpo, clamp=False)
+    args = script.Args(cuda=False, leapfrog_steps=3, step_size=0.7, momentum_std_train=0.4, alpha=0.3, num_seeds=2,
+                       evolve_target=True, batch_size=16)  # fmt: skip
+    agent = home.build(script, args, 11, 3, readings.agent_of("unclamped-online")).double()
+    for p in agent.target.parameters():
+        p.data += 0.3 * normals(*p.shape, seed=p.shape[-1])
+    batch, noise = batch_of(2, 16), noise_of(2, 16, 3)
+    assert set(agent.noise_shapes()[1]) == {"next_action", "action", "momentum", "next_momentum"}
+
+    def g_of(a):
+        a = a.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(agent.critic(batch.next_obs, a).amin(1).sum(), a)
+        return -slope / slope.norm(dim=-1, keepdim=True)
+
+    mean, log_std = agent.policy(batch.next_obs)
+    u = mean + log_std.exp() * noise.next_action
+    log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(u) - torch.log1p(-(u.tanh() ** 2))
+    a = by_hand(agent, batch.next_obs, u.tanh(), 0.4 * noise.next_momentum, 0.4, g_of)
+    assert (a.abs() > 1).float().mean() > 0.05
+    value = agent.target(batch.next_obs, a).amin(1) - math.exp(agent.log_alpha.flatten()[0]) * log_prob.sum(-1)
+    y = (batch.reward + 0.99 * (1 - batch.terminated) * value).detach()
+    errors = [(agent.critic(batch.obs, batch.action)[:, i] - y).square().mean(-1) for i in (0, 1)]
+    assert torch.allclose(agent.critic_loss(batch, noise)[0], sum(errors))
 
 
 @pytest.mark.slow

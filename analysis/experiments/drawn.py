@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import records
-from analysis.experiments.readings import agent_of
+from analysis.experiments.readings import SPACES, agent_of
 from analysis.experiments.spaces import script_of
 from analysis.play import CPU, START, load
 from analysis.report import ends, parsed, spread, start, table
@@ -113,7 +113,10 @@ def measured(folder: Path, args: Args) -> tuple[list[dict], list[str]]:
     config = records.config_of(folder)
     if config["script"] != "sac_hpo_continuous" or not config["args"].get("leapfrog_steps"):
         fail(f"{folder} is no run with dynamics that this can draw: name one of sac_hpo_continuous.py")
-    agent, arm = armed(folder, args.env_id), config["args"].get("exp_name")
+    arm = config["args"].get("exp_name")
+    if SPACES.get(arm) == "unclamped":
+        fail(f"{folder} is a run of the arm {arm}, whose actions the environments here would clip")
+    agent = armed(folder, args.env_id)
     flags = [flag for flag in records.variant(config) if not flag.startswith("matmul-precision")]
     flags += [arm] if arm and arm != "as-is" else []
     name = " ".join([config["script"], *(f"--{flag}" for flag in flags)])  # as tables.py has it

@@ -3,32 +3,36 @@
     python analysis/experiments/readings.py train reflect --env-id Hopper-v4 --num-seeds 8  # and its flags
     python analysis/experiments/readings.py collect runs/HalfCheetah-v4__*__reflect__1__1795241545
     python analysis/experiments/readings.py collect --into fresh runs/HalfCheetah-v4__*  # other seeds
-    python analysis/tables.py results/readings/HalfCheetah-v4__*.csv  # against SAC's file among them
+    python analysis/tables.py results/search/HalfCheetah-v4__*.csv  # against SAC's file among them
 
 An arm is SAC-HPO's agent with a method or two replaced (the classes below); `as-is` replaces none, so that the flags of
-`sac_hpo_continuous.py` make the arm. --leapfrog-space action puts any arm into action space (spaces.py). `collect`
-takes runs of SAC too. What the arms found is in docs/lab/readings-old-start.md.
+`sac_hpo_continuous.py` make the arm. --leapfrog-space action puts any arm into action space (spaces.py); the two
+`unclamped` arms are there already, and nothing clamps their actions. `collect` takes runs of SAC too. What the arms
+find is in docs/readings.md, and what they found on an older start in docs/lab/readings-old-start.md.
 """
 
 import functools
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
 from analysis import ROOT
 from analysis.collect import collect
-from analysis.experiments.spaces import Chain, chosen, script_of
+from analysis.experiments.spaces import Chain, chosen, in_action_space, script_of, unclamped
 from analysis.records import config_of, program, write_whole
 from analysis.report import start
 from runtime.messages import fail
 from runtime.run import launch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-RESULTS = ROOT / "results" / "readings"
+RESULTS = ROOT / "results" / "search"
 PROGRAM = "analysis/experiments/readings.py"
 
 
@@ -100,6 +104,71 @@ class Prior(Chain):
         return super().slope(critic, obs, action) / self.log_alpha.exp().detach().unsqueeze(-1) - 2 * action
 
 
+class FirstSlope(Chain):
+    """The policy's loss has log π(a_0|s), as (15) writes it: the tanh's slope at u_0, not at u_K."""
+
+    def policy_loss(self, obs, noise):
+        loss, seen = super().policy_loss(obs, noise)
+        _, log_prob = script_of(self).squash(*self.policy.sample(obs, noise.action))
+        loss = loss + (self.log_alpha.exp().detach() * (log_prob - seen["log_prob"])).mean(-1)
+        return loss, seen | {"losses/actor_loss": loss, "losses/entropy": -log_prob.mean(-1), "log_prob": log_prob}
+
+
+class BatchNorm(Chain):
+    """g divides by the L2 norm of the whole batch's gradients in the policy's loss, where it is 1/√B long. To act, to
+    evaluate and in the critics' target each sample has its own norm, as ever."""
+
+    whole = False  # while the policy's loss is computed
+
+    def policy_loss(self, obs, noise):
+        self.whole = True
+        try:
+            return super().policy_loss(obs, noise)
+        finally:
+            self.whole = False
+
+    def direction(self, critic, obs, x):
+        if not self.whole:
+            return super().direction(critic, obs, x)
+        action = self.place(x)
+        return action, -self.scaled(self.slope(critic, obs, action))
+
+    def scaled(self, slope: Tensor) -> Tensor:
+        """A batch's gradients (B, d) over the norm of all their numbers."""
+        return F.normalize(slope.flatten(-2), dim=-1).view_as(slope)
+
+
+class BatchScale(BatchNorm):
+    """The same over the root mean square of the samples' norms, so that g is 1 long on average of squares."""
+
+    def scaled(self, slope):
+        return super().scaled(slope) * math.sqrt(slope.shape[-2])
+
+
+class First(NamedTuple):
+    """The first of twin critics in the place of the smaller one."""
+
+    critic: torch.nn.Module
+
+    def smaller(self, obs: Tensor, action: Tensor) -> Tensor:
+        return self.critic(obs, action)[..., 0, :]
+
+
+class FirstCritic(Chain):
+    """U from Q1 alone (D7). The loss and the targets value actions by the smaller critic, as ever."""
+
+    def slope(self, critic, obs, action):
+        return super().slope(First(critic), obs, action)
+
+
+class Online(Chain):
+    """With --evolve-target the critics themselves, not their targets, evolve the targets' next action, as if the
+    leapfrog stood inside `Policy.sample`."""
+
+    def evolve(self, critic, obs, x, noise, std, with_momentum=False):
+        return super().evolve(self.critic, obs, x, noise, std, with_momentum)
+
+
 def still(noise):
     """Noise whose ρ_0 is zero, if it has one."""
     return noise._replace(momentum=torch.zeros_like(noise.momentum)) if "momentum" in noise._fields else noise
@@ -129,26 +198,36 @@ class Plain:
 
 ARMS = {"as-is": None, "reflect": Reflect, "blind": Blind, "straight": Straight, "smooth": Smooth}
 ARMS |= {"averaged": Averaged, "prior": Prior, "still": Still, "still-both": StillBoth, "plain": Plain}
-SPACES = {"reflect": "action", "prior": "pre-tanh"}  # where an arm has a meaning, if not in both
+ARMS |= {"first-slope": FirstSlope, "batch-norm": BatchNorm, "batch-scale": BatchScale, "first-critic": FirstCritic}
+ARMS |= {"unclamped": None, "unclamped-online": Online}
+SPACES = {"reflect": "action", "prior": "pre-tanh", "first-slope": "pre-tanh"}  # where an arm has a meaning, if not in
+SPACES |= {"unclamped": "unclamped", "unclamped-online": "unclamped"}  # both; action space has log π(a_0|s) anyway
+FLAGS = {"unclamped-online": ["--evolve-target"]}  # that an arm needs
 
 
 @functools.cache
 def agent_of(arm: str | None, script: ModuleType = hpo) -> type:
     """The agent of an arm, of SAC-HPO or of its copy in action space; of any other name the script's own."""
+    script = in_action_space(hpo, clamp=False) if SPACES.get(arm) == "unclamped" else script
     changed = ARMS.get(arm)
     return type(changed.__name__, (changed, script.Agent), {"__module__": script.__name__}) if changed else script.Agent
 
 
 def train(arm: str, flags: list[str]) -> int:
     """A run of SAC-HPO with the arm's agent, whose name the run keeps as its --exp-name."""
-    script, flags = chosen(hpo, [*(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
-    return launch(script, ["--exp-name", arm, *flags], agent=agent_of(arm, script), program=f"{PROGRAM} train {arm}")
+    if SPACES.get(arm) == "unclamped":
+        script = unclamped(hpo)
+    else:
+        script, flags = chosen(hpo, [*(["--leapfrog-space", SPACES[arm]] if arm in SPACES else []), *flags])
+    resumed = any(flag.split("=")[0] == "--resume" for flag in flags)  # whose values are its own
+    flags = ["--exp-name", arm, *(FLAGS.get(arm, []) if not resumed else []), *flags]
+    return launch(script, flags, agent=agent_of(arm, script), program=f"{PROGRAM} train {arm}")
 
 
 def keep(folder: Path, into: str = "") -> Path:
-    """Copies a run's evaluations, of SAC or of an arm, to results/readings/, below the command that made them.
+    """Copies a run's evaluations, of SAC or of an arm, to results/search/, below the command that made them.
 
-    Refuses to write over a file of another run; `into` names a folder in results/readings/ for such runs.
+    Refuses to write over a file of another run; `into` names a folder in results/search/ for such runs.
     """
     config = config_of(folder)
     arm = config["args"].get("exp_name")

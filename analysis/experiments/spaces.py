@@ -21,6 +21,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis.report import start
+from runtime import environments
 from runtime.home import module_of
 from runtime.messages import fail
 from runtime.run import launch
@@ -114,6 +115,12 @@ def in_action_space(script: ModuleType, clamp: bool = True) -> ModuleType:
     copy.Args = dataclasses.dataclass(type("Args", (Values, copy.Args), {"__module__": name}))
     copy.FORMER = {}  # of the values that it gives up, action is the one that is left
     return copy
+
+
+def unclamped(script: ModuleType) -> ModuleType:
+    """The copy whose a_K goes as it is to critics, replay and environment, which clips no action from here on."""
+    environments.into_box = lambda low, high, action: action.astype(low.dtype, copy=False)
+    return in_action_space(script, clamp=False)
 
 
 def of_values(script: ModuleType, values) -> ModuleType:

@@ -21,10 +21,9 @@ import sac_continuous as sac
 import sac_hpo_continuous as hpo
 from analysis import ROOT
 from analysis.collect import collect
-from analysis.experiments.spaces import chosen, in_action_space
+from analysis.experiments.spaces import chosen, unclamped
 from analysis.records import config_of, program, write_whole
 from analysis.report import start as run_program
-from runtime import environments
 from runtime.messages import fail
 from runtime.run import launch
 from runtime.seeds import as_pytorch
@@ -56,7 +55,7 @@ READINGS = "sac", "hpo", "unclamped"  # the last is SAC-HPO in action space, whe
 def train(start: str, reading: str, flags: list[str]) -> int:
     """A run with a start and a reading, whose names the run keeps as its --exp-name."""
     if reading == "unclamped":
-        script = in_action_space(hpo, clamp=False)
+        script = unclamped(hpo)
     else:
         script, flags = (sac, flags) if reading == "sac" else chosen(hpo, flags)
     parts = PARTS if start == "all" else [] if start == "none" else start.split("+")
@@ -68,8 +67,6 @@ def train(start: str, reading: str, flags: list[str]) -> int:
         script.start = by_pytorch
     if "log-std" not in parts:
         script.Policy.forward, script.FORM = squashed_log_std, 1
-    if reading == "unclamped":
-        environments.into_box = lambda low, high, action: action.astype(low.dtype, copy=False)
     flags = ["--exp-name", f"start-{start}__{reading}", *flags]
     return launch(script, flags, program=f"{PROGRAM} train {start} {reading}")
 
