@@ -433,8 +433,8 @@ def searched(launched, monkeypatch):
 def test_unclamped_arms_act_unclamped(name, searched):
     """By the script of the start's reading `unclamped`, in an environment that clips nothing; so when resumed."""
     free, online = spaces.in_action_space(hpo, clamp=False), name == "unclamped-online"
-    for given in ([], ["--resume", "run"]):
-        assert readings.train(name, given) == 0
+    for resumed in ([], ["--resume", "run"]):
+        assert readings.train(name, resumed) == 0
         script, flags, rest = searched[-1]
         assert script is free and rest["program"] == f"analysis/experiments/readings.py train {name}"
         assert flags == ["--exp-name", name, *(["--evolve-target"] if online and not given else []), *given]
