@@ -8,6 +8,7 @@ from analysis import ROOT
 from analysis.benchmark import cells, claims, page
 from analysis.benchmark.cells import SCALES, Place, chosen, read
 from analysis.benchmark.claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
+from analysis.benchmark.intervals import Means
 from runtime.messages import Refused
 
 import numpy as np
@@ -155,6 +156,24 @@ def test_verdicts_of_about_the_same_and_of_spread(tmp_path):
         put(place, results.cell(claims.BASELINE1, env_id), 100 + 30 * (made_up(100, rng) - 100))
     row = said(page.Results(place), "and its seeds lie closer together")
     assert "**holds**" in row and re.search(r"Ant: \+3\.\d\d \[\+[12]\.\d\d, ", row)  # log 30 is 3.4
+
+
+def test_what_cannot_be_told_says_what_could_have_been(tmp_path):
+    """Deviations of √6 and 3√6 in eight seeds: a standard error of √7.5. A decided verdict has no such number."""
+    place = Place(tmp_path, "laptop")
+    results = page.Results(place)
+    x = np.arange(8.0)[:, None]
+    put(place, results.cell(HPO, "Hopper-v4"), x + 3)
+    put(place, results.cell(SAC, "Hopper-v4"), 3 * x - 7)
+    smallest = Means(x[:, 0], 3 * x[:, 0]).could_show(0.95)
+    row = said(results, "SAC-HPO reaches more than SAC on all")
+    assert 8.2 < smallest < 8.8 and re.search(rf"Hopper: \+3 \[-3, \+9\], could show {smallest:.0f};", row)
+    assert row.count("could show") == 1
+    assert re.search(r"Hopper: [^]]*\] \*, could show \d\.\d\d;", said(results, "SAC-HPO's seeds lie closer"))
+    put(place, results.cell(STEPS[3], "Hopper-v4"), x + 1000)
+    put(place, results.cell(STEPS[2], "Hopper-v4"), x)
+    assert "could show" not in said(page.Results(place), "K = 2 and K = 3 reach about the same")
+    assert "could show" in " ".join(page.RULES.split())
 
 
 def test_one_seed_tells_nothing(tmp_path):

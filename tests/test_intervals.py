@@ -1,7 +1,22 @@
 """Interquartile means, probabilities of improvement, intervals and verdicts, on numbers that can be checked by hand."""
 
 from analysis.benchmark import intervals
-from analysis.benchmark.intervals import FAILS, HOLDS, OPEN, Part, bootstrap, holm, improvement, iqm, steadier, verdict
+from analysis.benchmark.intervals import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    Means,
+    Part,
+    Spreads,
+    bootstrap,
+    deciding,
+    holm,
+    improvement,
+    iqm,
+    smallest,
+    steadier,
+    verdict,
+)
 from analysis.report import interval as welch
 
 import numpy as np
@@ -73,6 +88,52 @@ def test_how_much_closer_seeds_lie():
     _, low, high = steadier(x, y)
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(1 / 800 + 1 / 600), rel=0.1)
     assert steadier(x[:2], y)[1:] == (-np.inf, np.inf)
+
+
+def test_what_seeds_could_have_shown_by_a_published_table_and_by_its_limits():
+    """Cohen's d for 80% at 5%: 17 a group for 1, 26 for 0.8, 64 for 0.5. With many degrees of freedom z's sum."""
+    for count, effect in ((17, 1.0), (26, 0.8), (64, 0.5)):
+        assert smallest(np.sqrt(2 / count), 2 * count - 2, 0.95) == pytest.approx(effect, rel=0.02), count
+    z = stats.norm.ppf
+    assert smallest(3.0, 1e6, 0.99) == pytest.approx(3 * (z(0.995) + z(0.8)), rel=1e-3)
+    x, y = np.arange(8.0), 3 * np.arange(5.0)  # variances 6 and 22.5: of the means 0.75 and 4.5
+    freedom = 5.25**2 / (0.75**2 / 7 + 4.5**2 / 4)
+    assert Means(x, y).could_show(0.95) == pytest.approx(smallest(np.sqrt(5.25), freedom, 0.95))
+    assert Means(x + 100, y).could_show(0.99) == pytest.approx(smallest(np.sqrt(5.25), freedom, 0.99))
+    assert np.isnan(Means(x[:1], y).could_show(0.95)) and np.isnan(Means(np.ones(3), np.ones(4)).could_show(0.95))
+    assert np.isnan(Spreads(x[:2, None], y[:, None]).could_show(0.95))
+
+
+@pytest.mark.parametrize(("seeds", "deviations", "level"), [((8, 8), (1, 1), 0.95), ((8, 4), (1, 3), 0.95),
+                                                            ((8, 8), (2, 1), 0.99)])  # fmt: skip
+def test_seeds_show_in_80_percent_of_experiments_what_they_could_show(seeds, deviations, level):
+    """4,000 experiments at that true difference: told from zero, and above it, as often as is said."""
+    rng = np.random.default_rng(8)
+    z = [rng.normal(size=n) for n in seeds]
+    own = [s * (x - x.mean()) / x.std(ddof=1) for s, x in zip(deviations, z)]  # deviations as they truly are
+    shift = Means(*own).could_show(level)
+    x, y = (s * rng.normal(size=(4000, n)) for s, n in zip(deviations, seeds))
+    low, _ = stats.ttest_ind(x + shift, y, axis=1, equal_var=False).confidence_interval(level)
+    assert (low > 0).mean() == pytest.approx(0.8, abs=0.025)
+
+
+@pytest.mark.slow
+def test_seeds_show_in_80_percent_of_experiments_how_much_closer_they_lie():
+    """The same of spreads, about which the jackknife's error is itself little known."""
+    rng = np.random.default_rng(9)
+
+    def drawn(scale=1.0):
+        return scale * (rng.normal(size=(8, 1)) + rng.normal(size=(8, 10)) / 2)
+
+    larger = np.exp(np.mean([Spreads(drawn(), drawn()).could_show(0.95) for _ in range(150)]))
+    shown = [steadier(drawn(), drawn(larger))[1] > 0 for _ in range(400)]
+    assert np.mean(shown) == pytest.approx(0.8, abs=0.06)
+
+
+def test_the_level_of_what_could_be_shown():
+    parts = [part(-1, 1), part(-1, 1), Part("", None)]
+    assert [deciding(parts, wanted) for wanted in ("all", "same")] == [0.95] * 2
+    assert [deciding(parts, wanted) for wanted in ("any", "differ")] == [0.975] * 2
 
 
 def part(low, high, margin=0.0, strict=None):

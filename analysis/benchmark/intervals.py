@@ -10,8 +10,10 @@ differences of means have Welch's interval, and verdicts rest on these.
 
 import dataclasses
 
+from analysis.report import interval
+
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 REPETITIONS = 2000
 
@@ -68,6 +70,57 @@ def steadier(x: np.ndarray, y: np.ndarray, level: float = 0.95, repetitions: int
     return estimate, float(estimate - half), float(estimate + half)
 
 
+# ---------------------------------------------------------------------------------------------------------- differences
+POWER = 0.8  # how often a difference is to be told from zero
+
+
+def smallest(error: float, freedom: float, level: float, power: float = POWER) -> float:
+    """The smallest difference that a two-sided t-test at this level tells from zero, on the right side, with this
+    power, from the standard error of a difference and its degrees of freedom: by the noncentral t distribution."""
+    edge = stats.t.ppf((1 + level) / 2, freedom)
+    high = edge
+    while stats.nct.sf(edge, freedom, high) < power:
+        high *= 2
+    return error * optimize.brentq(lambda shift: stats.nct.sf(edge, freedom, shift) - power, 0, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """X̄ - Ȳ of two arms' seeds, (S,) each, with Welch's interval."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __call__(self, level: float) -> tuple[float, float, float]:
+        return interval(self.x, self.y, level)
+
+    def could_show(self, level: float) -> float:
+        """`smallest`, were the arms' true deviations those seen; NaN where these tell nothing."""
+        if not np.isfinite(self(level)[1]):
+            return np.nan
+        counts = np.array([len(self.x), len(self.y)])
+        parts = np.array([self.x.var(ddof=1), self.y.var(ddof=1)]) / counts
+        return smallest(np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / (counts - 1)).sum(), level)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spreads:
+    """How much closer X's seeds lie together than Y's (`steadier`), from curves (seeds, steps)."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __call__(self, level: float) -> tuple[float, float, float]:
+        return steadier(self.x, self.y, level)
+
+    def could_show(self, level: float) -> float:
+        estimate, low, _ = self(level)
+        if not np.isfinite(low):
+            return np.nan
+        freedom = min(len(self.x), len(self.y)) - 1
+        return smallest((estimate - low) / stats.t.ppf((1 + level) / 2, freedom), freedom, level)
+
+
 # ------------------------------------------------------------------------------------------------------------- verdicts
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 
@@ -77,7 +130,7 @@ class Part:
     """What a claim says of one task: that a quantity is above zero, or within `margin` of it."""
 
     name: str
-    estimate: object  # level -> (estimate, low, high), or None where no run is there
+    estimate: object  # level -> (estimate, low, high), as `Means` and `Spreads` are, or None where no run is there
     margin: float = 0.0
 
 
@@ -97,6 +150,12 @@ def holm(parts: list[Part], error: float = 0.05) -> list[int]:
         if len(left) == before:
             break
     return told
+
+
+def deciding(parts: list[Part], wanted: str) -> float:
+    """The level that a part has to be told at for a claim to hold, were it the furthest from zero."""
+    ran = max(1, sum(bool(part.estimate) for part in parts))
+    return 1 - 0.05 / ran if wanted in ("any", "differ") else 0.95
 
 
 def verdict(parts: list[Part], wanted: str) -> tuple[str, list[tuple]]:

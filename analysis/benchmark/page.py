@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import ROOT, curves, gap, policy_shape
 from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, is_done, read, stale
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
-from analysis.benchmark.intervals import Part, bootstrap, improvement, iqm, steadier, verdict
+from analysis.benchmark.intervals import OPEN, Means, Part, Spreads, bootstrap, deciding, improvement, iqm, verdict
 from analysis.records import LOST_COMMIT, Arm, Key, alike, read_arm, read_text, write_whole
-from analysis.report import Parser, counted, diverged, interval, spread, start, table
+from analysis.report import Parser, counted, diverged, spread, start, table
 from runtime.messages import fail
 
 import matplotlib
@@ -137,7 +137,7 @@ def aggregates(section: Section, measure: str, results: Results) -> str:
 
 
 def estimate(part: tuple, results: Results):
-    """level -> (X - Y, low, high) of a claim's part, the margin of "same", and what to say of it.
+    """X - Y of a claim's part (`Means` or `Spreads`), the margin of "same", and what to say of it.
 
     Over what was evaluated alike, which has to reach the end of both: common steps, the first episodes that both have.
     The first is None where a cell is not done, or nothing is alike."""
@@ -158,9 +158,9 @@ def estimate(part: tuple, results: Results):
         notes.append(f"{lost[0]} of {len(x)} and {lost[1]} of {len(y)} seeds diverged")
     note = ", ".join(notes)
     if measure == "spread":
-        return (lambda level: steadier(curves.smooth(x), curves.smooth(y), level)), 0.0, note
+        return Spreads(curves.smooth(x), curves.smooth(y)), 0.0, note
     x, y = MEASURES[measure](x), MEASURES[measure](y)
-    return (lambda level: interval(x, y, level)), MARGIN * abs(y.mean()), note
+    return Means(x, y), MARGIN * abs(y.mean()), note
 
 
 def differences(section: Section, measure: str, results: Results) -> str:
@@ -177,8 +177,8 @@ def differences(section: Section, measure: str, results: Results) -> str:
     return table(head, rows) if rows else ""
 
 
-def part_text(part: Part, numbers: tuple, note: str, few: bool, digits: int) -> str:
-    """What a verdict's row says of a task."""
+def part_text(part: Part, numbers: tuple, note: str, few: bool, digits: int, level: float | None) -> str:
+    """What a verdict's row says of a task; at a `level`, what difference its seeds could have shown."""
     name, value, low, high, told = numbers
     if part.estimate is None:
         return f"{name}: {note}"
@@ -186,7 +186,8 @@ def part_text(part: Part, numbers: tuple, note: str, few: bool, digits: int) -> 
     if not np.isfinite(low):
         value = f"{value:+.{digits}f}, " if np.isfinite(value) else ""
         return f"{name}: {value}{'too few seeds' if few else 'no seed differs'}{note}"
-    return f"{name}: {value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{' *' * bool(told)}{note}"
+    could = f", could show {part.estimate.could_show(level):.{digits}f}" if level else ""
+    return f"{name}: {value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{' *' * bool(told)}{could}{note}"
 
 
 def verdicts(results: Results) -> str:
@@ -203,7 +204,8 @@ def verdicts(results: Results) -> str:
             few.append(min((len(arm.seeds) for arm in arms if arm), default=0) < (3 if measure == "spread" else 2))
         said, numbers = verdict(parts, claim.wanted)
         digits = 2 if claim.measure == "spread" else 0
-        shown = [part_text(*each, digits) for each in zip(parts, numbers, notes, few)]
+        level = deciding(parts, claim.wanted) if said == OPEN else None
+        shown = [part_text(*each, digits, level) for each in zip(parts, numbers, notes, few)]
         measure = {"spread": "log ratio of spreads"}.get(claim.measure, claim.measure)
         if not any(part.estimate for part in parts):
             said, shown = "not run", [] if {*notes} == {"not run"} else shown
@@ -253,9 +255,12 @@ so on; those that it tells from zero have a star. A claim about several tasks ho
 which needs no correction, and does not hold if a star is on the other; else it cannot be told from these runs. A claim
 of whose runs there are none is "not run". Claims that name no number ("about the same", "not sensitive") take a fifth
 of the mean for a margin. How far seeds lie apart is compared by the logarithm of a ratio of standard deviations, above
-zero where the first lie closer together, with the jackknife's interval. A seed that diverged is counted, from there on
-as the lowest evaluation of the two arms. Where no seed differs from another nothing is told. All of them are about runs
-of this length and may differ from what longer ones show."""
+zero where the first lie closer together, with the jackknife's interval. Where a claim cannot be told, "could show" is
+the smallest difference that as many seeds, were they to vary as these do, would tell from zero in 80 % of experiments:
+two-sided, by the noncentral t distribution, at 5 %, or, where one task of several is enough for the claim, at 5 %
+divided by their number. A seed that diverged is counted, from there on as the lowest evaluation of the two arms. Where
+no seed differs from another nothing is told. All of them are about runs of this length and may differ from what longer
+ones show."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
 in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
