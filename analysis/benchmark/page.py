@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import ROOT, curves, gap, policy_shape
+from analysis.benchmark import standing
 from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, is_done, read, stale
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
 from analysis.benchmark.intervals import OPEN, Means, Part, Spreads, bootstrap, deciding, improvement, iqm, verdict
@@ -44,6 +45,7 @@ class Results:
         self.cells = {c.name: c for c in chosen(self.lines, [])}
         self.papers = {c.name: c.steps for c in chosen(read(lines, "paper"), [])}
         self.curves = functools.cache(self._curves)
+        self.standing = {} if self.scale == "smoke" else standing.known()  # there episodes are cut
 
     def cell(self, arm: tuple, env_id: str) -> Cell | None:
         return self.cells.get(cell(arm[0], env_id, 1, 1, arm[1], "").name)
@@ -65,21 +67,46 @@ def short(env_id: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ tables
 def returns(section: Section, measure: str, results: Results) -> str:
-    """An arm a column: the paper's number where one is printed, and ours."""
+    """An arm a column: the paper's number where one is printed, and ours; last what is earned without learning."""
     printed, head, rows = PRINTED.get(section.item), [f"environment ({measure})"], []
     known = section.arms[: len(printed[section.env_ids[0]])] if printed else ()  # the arms that the paper has
     arms = (*section.arms, *section.beside)
     for arm in arms:
         head += [f"{NAMES[arm]}: printed", "ours"] if arm in known else [NAMES[arm]]
+    head += standing.KINDS if results.standing else ()
     for env_id in section.env_ids:
         row = [env_id]
         for arm in arms:
-            until = results.cell(section.arms[0], env_id).steps if arm in section.beside else None
-            found = results.curves(arm, env_id, until)
+            found = beside(section, arm, env_id, results)
             ours = "not run" if found is None else counted_spread(found.curve(), measure)
             row += [printed[env_id][known.index(arm)], ours] if arm in known else [ours]
+        idle = results.standing.get(env_id, {})
+        row += [spread(idle[kind]) if idle else "not measured" for kind in standing.KINDS if results.standing]
         rows.append(row)
     return table(head, rows)
+
+
+def beside(section: Section, arm: tuple, env_id: str, results: Results) -> Arm | None:
+    """The evaluations of an arm that a section shows."""
+    until = results.cell(section.arms[0], env_id).steps if arm in section.beside else None
+    return results.curves(arm, env_id, until)
+
+
+def below(section: Section, measure: str, results: Results) -> str:
+    """A sentence about the tasks on which standing still earns more than an arm does in the mean."""
+    printed, tasks = PRINTED.get(section.item, {}), []
+    for env_id in section.env_ids:
+        still, less = results.standing.get(env_id, {}).get(standing.STILL, np.array([-np.inf])).mean(), []
+        papers = [float(text.split()[0]) for text in printed.get(env_id, ())]
+        less += [f"{NAMES[arm]} as printed ({x:.0f})" for arm, x in zip(section.arms, papers) if x < still]
+        for arm in (*section.arms, *section.beside):
+            if found := beside(section, arm, env_id, results):
+                curve = found.curve()
+                mean = MEASURES[measure](curve[np.isfinite(curve).all(1)]).mean() if len(curve) > diverged(curve) else 0
+                less += [f"{NAMES[arm]} ({mean:.0f})"] if mean < still else []
+        names = " and ".join([", ".join(less[:-1]), *less[-1:]] if less[1:] else less)
+        tasks += [f"on {env_id} ({still:.0f}) than {names}"] if less else []
+    return f"Standing still earns more {'; '.join(tasks)}." if tasks else ""
 
 
 def counted_spread(curve: np.ndarray, measure: str) -> str:
@@ -242,12 +269,14 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
 
 # --------------------------------------------------------------------------------------------------------------- page
 HEAD = """Written whole by `{page}`; edit nothing here. {done} of {cells} cells are done; `{run}` goes on with the
-others. Commits and devices: {machines}. Each file in `results/benchmark/{scale}/` names its command; the command
-below a title prints the section's tables. Numbers are mean ± standard deviation over seeds (their count in
-parentheses) of "best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells
-speed, or of "last", its last one. {unlike}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them.
-On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what
-that alone does on Ant is in `docs/lab/readings-old-start.md`."""
+others. Commits and devices: {machines}. Each file in `results/benchmark/{scale}/` names its command; the command below
+a title prints the section's tables. Numbers are mean ± standard deviation over seeds (their count in parentheses) of
+"best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells speed, or of "last",
+its last one. {unlike}{idle}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them. On Ant,
+Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what that alone does on
+Ant is in `docs/lab/readings-old-start.md`."""
+IDLE = """"Standing still" and "random actions" are mean ± standard deviation over ten episodes without any learning:
+every action the middle of its range, and actions uniform over it (`python analysis/benchmark/standing.py`). """
 RULES = """Differences of means have Welch's 95 % interval. They are of what both arms were evaluated in alike: common
 steps, and the first episodes that both have. One rule corrects for several tasks, Holm's, over the tasks that ran: the
 difference furthest from zero is held against 5 % divided by their number, the next against 5 % divided by one less, and
@@ -288,7 +317,9 @@ def section_text(section: Section, results: Results) -> str:
     cells = [c for arm in section.arms for env_id in section.env_ids if (c := results.cell(arm, env_id))]
     lengths = {(c.steps, results.papers[c.name]) for c in cells}
     text = "; ".join(f"{ours:,} steps, the paper's are {papers:,}" for ours, papers in sorted(lengths)) + "."
-    tables = [f(section, measure, results) for measure in section.measures for f in (returns, differences, aggregates)]
+    tables = [
+        f(section, measure, results) for measure in section.measures for f in (returns, below, differences, aggregates)
+    ]
     return "\n\n".join(filter(None, [text[:1].upper() + text[1:], *tables]))
 
 
@@ -320,6 +351,7 @@ def page(results: Results, drawing: bool = True) -> str:
     if old:
         unlike += f"Stale, of other values than their cells': {'; '.join(old)}. "
     words |= {
+        "idle": IDLE if results.standing else "",
         "unlike": unlike[:1].upper() + unlike[1:],
         "run": f"{'' if place.scale == SCALES[0] else f'SCALE={place.scale} '}bash benchmark.sh",
     }
