@@ -41,6 +41,18 @@ figure8 | sac_hpo_continuous | Ant-v4 | --keep-agents | 4 x 1,000,000 | 8 x 100,
 # MCMC-PO Table 1: returns at 500,000 steps; SAC with α 0.05; "Ours" may be either script
 table1 | sac_continuous | Hopper-v4 HalfCheetah-v4 Ant-v4 | --alpha 0.05 | 5 x 500,000 | 4 x 100,000
 table1 | mcmcpo_hmc_continuous mcmcpo_langevin_continuous | Hopper-v4 HalfCheetah-v4 Ant-v4 | | 5 x 500,000 | 4 x 100,000
+# What HPO's text says and no figure shows: K = 4; the gradient as it is; HalfCheetah's momenta beside other tasks' rows
+texts | sac_hpo_continuous | Hopper-v4 | --leapfrog-steps 3 | 4 x 1,000,000 | 8 x 100,000
+texts | sac_hpo_continuous | Hopper-v4 | --leapfrog-steps 4 | 4 x 1,000,000 | 8 x 100,000
+texts | baseline1 | Hopper-v4 | | 4 x 1,000,000 | 8 x 100,000
+texts | baseline1 | Hopper-v4 | --no-normalize-gradient | 4 x 1,000,000 | 8 x 100,000
+cheetah | sac_hpo_continuous | HalfCheetah-v4 | | 4 x 1,000,000 | 8 x 100,000
+cheetah | sac_hpo_continuous | HalfCheetah-v4 | --momentum-std-explore 1.5 | 4 x 1,000,000 | 8 x 100,000
+cheetah | sac_hpo_continuous | HalfCheetah-v4 | --momentum-std-train 0.1 | 4 x 1,000,000 | 8 x 100,000
+# And MCMC-PO's: β fixed at its first value, 1, which such gains never move; K = 10
+mcmcpo | mcmcpo_hmc_continuous | Hopper-v4 | | 5 x 500,000 | 4 x 100,000
+mcmcpo | mcmcpo_hmc_continuous | Hopper-v4 | --pid-p 0 --pid-i 1e-9 --pid-d 0 | 5 x 500,000 | 4 x 100,000
+mcmcpo | mcmcpo_hmc_continuous | Hopper-v4 | --leapfrog-steps 10 | 5 x 500,000 | 4 x 100,000
 # What the papers lack: every ablation on a task that two cores can do; and the momentum's noise without any force
 ablations | baseline1 baseline2 baseline3 noise_only | Hopper-v4 | | 4 x 1,000,000 | 8 x 100,000
 noise | sac_hpo_continuous noise_only | HalfCheetah-v4 Hopper-v4 Walker2d-v4 Ant-v4 Humanoid-v4 | | 4 x 1,000,000 | 8 x 100,000

@@ -4,16 +4,19 @@ import re
 import subprocess
 from pathlib import Path
 
+import mcmcpo_hmc_continuous as hmc
 from analysis import ROOT
 from analysis.benchmark import cells, claims, page, standing
 from analysis.benchmark.cells import SCALES, Place, chosen, read
 from analysis.benchmark.claims import CLAIMS, HPO, NF, SAC, SECTIONS, STEPS
 from analysis.benchmark.intervals import Means
+from runtime.arguments import parse
 from runtime.messages import Refused
 
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
 LIST = ROOT / "benchmark.sh"
 
@@ -59,12 +62,12 @@ def test_items_have_the_papers_seeds_and_steps():
     paper, laptop, smoke = (
         {c.name: c for c in chosen(read(LIST, scale), [])} for scale in ("paper", "laptop", "smoke")
     )
-    assert paper.keys() == laptop.keys() == smoke.keys() and len(paper) == 55
+    assert paper.keys() == laptop.keys() == smoke.keys() and len(paper) == 61
     assert {(c.seeds, c.steps) for c in chosen(read(LIST, "paper"), ["table1"])} == {(5, 500_000)}
     assert {(c.seeds, c.steps) for c in chosen(read(LIST, "paper"), ["figure3", "table5"])} == {(4, 1_000_000)}
     shown = {c.name: (c.seeds, c.steps) for c in chosen(read(LIST, "laptop"), ["table1"])}
     assert {*shown.values()} == {(4, 100_000)} and len(shown) == 9
-    states = [c for c in laptop.values() if "pixels" not in c.name and c.name not in shown]
+    states = [c for c in laptop.values() if "pixels" not in c.name and "mcmcpo" not in c.name and c.name not in shown]
     assert {(c.seeds, c.steps) for c in states} == {(8, 100_000)}
     for c in laptop.values():
         if "pixels" in c.name:  # a tenth of 500,000 simulator steps
@@ -197,6 +200,27 @@ def test_verdicts_of_about_the_same_and_of_spread(tmp_path):
     assert "**holds**" in row and re.search(r"Ant: \+3\.\d\d \[\+[12]\.\d\d, ", row)  # log 30 is 3.4
 
 
+def test_verdicts_of_no_more(tmp_path):
+    """K = 4 far below K = 3, and the same, are no more; a third more is more."""
+    rng, place = np.random.default_rng(3), Place(tmp_path, "laptop")
+    for level, verdict in ((50, "holds"), (100, "holds"), (133, "does not hold"), (120, "cannot be told")):
+        results = page.Results(place)
+        put(place, results.cell(STEPS[4], "Hopper-v4"), made_up(level, rng))
+        put(place, results.cell(STEPS[3], "Hopper-v4"), made_up(100, rng))
+        assert f"**{verdict}**" in said(page.Results(place), "a large K is of no use"), level
+
+
+def test_a_fixed_beta_stays(results):
+    """The cell's gains leave β where it begins, whatever the distance, for as many updates as it has."""
+    its = results.cell(claims.FIXED, "Hopper-v4")
+    args, _ = parse(hmc, its.command()[1:])
+    pid = hmc.Pid(args, 0.3)
+    for distance in np.random.default_rng(0).exponential(size=2000):
+        pid.step(torch.tensor([[10 * distance]], dtype=torch.float32))
+        assert pid.beta.item() == pytest.approx(1, abs=1e-6)
+    assert hmc.Args().pid_i != args.pid_i and its.steps == results.cell(claims.HMC, "Hopper-v4").steps
+
+
 def test_what_cannot_be_told_says_what_could_have_been(tmp_path):
     """Deviations of √6 and 3√6 in eight seeds: a standard error of √7.5. A decided verdict has no such number."""
     place = Place(tmp_path, "laptop")
@@ -234,12 +258,12 @@ def words(text):
 
 def test_the_page_and_its_figures(results, monkeypatch):
     rng = np.random.default_rng(2)
-    for arm in STEPS.values():
-        put(results.place, results.cell(arm, "Hopper-v4"), made_up(100, rng))
+    for k in (1, 2, 3):
+        put(results.place, results.cell(STEPS[k], "Hopper-v4"), made_up(100, rng))
     assert page.main(["page", "--base", str(results.place.base)]) == 0
     path = results.place.base / "docs/results.md"
     text = path.read_text()
-    assert "3 of 55 cells are" in " ".join(text.split()) and "0123456 on cpu, 1 threads" in text
+    assert "3 of 61 cells are" in " ".join(text.split()) and "0123456 on cpu, 1 threads" in text
     pictures = re.findall(r"!\[[^]]*\]\((.*?)\)", text)
     assert pictures == ["results/figure7.png"]  # the others lack an arm
     assert all((path.parent / name).stat().st_size > 5000 for name in pictures)
@@ -248,7 +272,7 @@ def test_the_page_and_its_figures(results, monkeypatch):
     assert page.verdicts(results) in text and "nan" not in text
     monkeypatch.setenv("SCALE", "paper")
     assert page.main(["page", "--base", str(results.place.base)]) == 0
-    assert "0 of 55 cells are" in " ".join((path.parent / "results-paper.md").read_text().split())
+    assert "0 of 61 cells are" in " ".join((path.parent / "results-paper.md").read_text().split())
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])

@@ -171,6 +171,11 @@ def test_verdicts():
         ([part(-1, 1, 2), part(3, 4, 2)], "same", FAILS),
         ([part(-1, 1, 2), part(3, 4, 2, strict=(1, 5))], "same", OPEN),
         ([part(-1, 1, 2), missing], "same", OPEN),
+        ([part(-9, -3, 2), part(-1, 1.5, 2)], "no more", HOLDS),
+        ([part(-9, 3, 2)], "no more", OPEN),
+        ([part(-1, 1, 2), part(3, 4, 2)], "no more", FAILS),
+        ([part(-1, 1, 2), part(3, 4, 2, strict=(1, 5))], "no more", OPEN),
+        ([part(-1, 1, 2), missing], "no more", OPEN),
     ]:
         assert verdict(parts, wanted)[0] == said, (parts, wanted)
 

@@ -16,12 +16,16 @@ SAC05, HMC, LANGEVIN = (
     ("mcmcpo_hmc_continuous", ""),
     ("mcmcpo_langevin_continuous", ""),
 )
-STEPS = {k: ("sac_hpo_continuous", f"--leapfrog-steps {k}") for k in (1, 2, 3)}
+STEPS = {k: ("sac_hpo_continuous", f"--leapfrog-steps {k}") for k in (1, 2, 3, 4)}
 EXPLORE = {std: ("sac_hpo_continuous", f"--momentum-std-explore {std}") for std in (0.5, 1.0, 1.5)}
 TRAIN = {std: ("sac_hpo_continuous", f"--momentum-std-train {std}") for std in (0.01, 0.1, 0.2, 1.0)}
+RAW = ("baseline1", "--no-normalize-gradient")
+FIXED = ("mcmcpo_hmc_continuous", "--pid-p 0 --pid-i 1e-9 --pid-d 0")  # in float32 no error moves an integral of 1e9
+HMC10 = ("mcmcpo_hmc_continuous", "--leapfrog-steps 10")
 NAMES = {SAC: "SAC", NF: "SAC-NF", HPO: "SAC-HPO", AE: "SAC-AE", AE_HPO: "SAC-AE-HPO", SAC05: "SAC, α 0.05"}
 NAMES |= {BASELINE1: "baseline-1", BASELINE2: "baseline-2", BASELINE3: "baseline-3", NOISE: "noise only"}
 NAMES |= {HMC: "MCMC-PO, HMC", LANGEVIN: "MCMC-PO, Langevin"} | {arm: f"K = {k}" for k, arm in STEPS.items()}
+NAMES |= {RAW: "baseline-1, gradient as it is", FIXED: "MCMC-PO, HMC, β = 1", HMC10: "MCMC-PO, HMC, K = 10"}
 NAMES |= {arm: f"1/√β0 exploring {std}" for std, arm in EXPLORE.items()}
 NAMES |= {arm: f"1/√β0 training {std}" for std, arm in TRAIN.items()}
 PRINTED = {  # the papers' numbers
@@ -53,9 +57,19 @@ SECTIONS = [
     Section(
         "figure6", "HPO Figure 6 and Table 6: ablations", (SAC, HPO, BASELINE1, BASELINE2, BASELINE3), tuple(ABLATED)
     ),
-    Section("figure7", "HPO Figure 7 (a): leapfrog steps", tuple(STEPS.values()), ("Hopper-v4",)),
+    Section("figure7", "HPO Figure 7 (a): leapfrog steps", tuple(STEPS[k] for k in (1, 2, 3)), ("Hopper-v4",)),
     Section("figure7", "HPO Figure 7 (b): 1/√β0 in exploration", tuple(EXPLORE.values()), ("Ant-v4",)),
     Section("figure7", "HPO Figure 7 (c): 1/√β0 in training", tuple(TRAIN.values()), (HARDER,)),
+    Section("texts", "HPO 5.2.2, in its text: K = 4", (STEPS[3], STEPS[4]), ("Hopper-v4",)),
+    Section("texts", "HPO 4.3, in its text: the gradient's length", (BASELINE1, RAW), ("Hopper-v4",)),
+    Section("cheetah", "HPO 5.1.1, in its text: momenta", (HPO, EXPLORE[1.5], TRAIN[0.1]), ("HalfCheetah-v4",)),
+    Section(
+        "mcmcpo",
+        "MCMC-PO 1 and 3.3, in its text: β fixed, K = 10",
+        (HMC, FIXED, HMC10),
+        ("Hopper-v4",),
+        ("last", "mean"),
+    ),
     Section(
         "ablations",
         "What the papers lack: the ablations on Hopper-v4",
@@ -70,7 +84,7 @@ SECTIONS = [
 class Claim:
     where: str
     text: str
-    wanted: str  # of the parts: all, any, same, differ (intervals.verdict)
+    wanted: str  # of the parts: all, any, same, differ, no more (intervals.verdict)
     measure: str  # "spread" compares how far seeds lie apart
     env_ids: tuple
     couples: tuple  # X, Y: a part is X - Y on an environment
@@ -85,6 +99,7 @@ def claims(where: str, env_ids, *rows) -> list[Claim]:
 
 FASTER, MORE, ENDS, STEADIER = ("all", "mean"), ("all", "best"), ("all", "last"), ("all", "spread")
 SAME, ANY, DIFFER = ("same", "best"), ("any", "best"), ("differ", "best")
+NO_MORE, ENDS_NO_HIGHER = ("no more", "best"), ("no more", "last")
 E05, E10, E15 = EXPLORE.values()
 T001, T01, T02, T1 = TRAIN.values()
 CLAIMS = [
@@ -99,9 +114,17 @@ CLAIMS = [
         ("it reaches more than SAC on the tasks of many dimensions, Ant and Humanoid", MORE, (HPO, SAC)),
     ),
     *claims(
+        "HPO 5.1.1", ["HalfCheetah-v4"],
+        ("HalfCheetah needs a wider momentum in training than others do: 1/√β0 = 1 reaches more than 0.1",
+         MORE, (HPO, TRAIN[0.1])),
+        ("exploration matters less there: 1.5 in exploration, for 0.5, costs less than 0.1 in training, for 1",
+         MORE, (E15, TRAIN[0.1])),
+    ),
+    *claims(
         "HPO 5.1.2", BULLET,
         ("SAC-HPO learns fastest on the three PyBullet tasks", FASTER, (HPO, SAC), (HPO, NF)),
         ("SAC-HPO reaches most on the three PyBullet tasks", MORE, (HPO, SAC), (HPO, NF)),
+        ("SAC-NF reaches more than SAC on the three PyBullet tasks", MORE, (NF, SAC)),
     ),
     *claims(
         "HPO 5.1.3", PIXELS,
@@ -122,6 +145,12 @@ CLAIMS = [
         "HPO 5.2.2", ["Hopper-v4"],
         ("K = 2 and K = 3 reach more than K = 1", MORE, (STEPS[2], STEPS[1]), (STEPS[3], STEPS[1])),
         ("K = 2 and K = 3 reach about the same", SAME, (STEPS[3], STEPS[2])),
+        ("a large K is of no use: K = 4 reaches no more than K = 3", NO_MORE, (STEPS[4], STEPS[3])),
+    ),
+    *claims(
+        "HPO 4.3", ["Hopper-v4"],
+        ("the gradient divided by its length reaches most: more than as it is, in baseline-1, which has both",
+         MORE, (BASELINE1, RAW)),
     ),
     *claims(
         "HPO 5.2.2", ["Ant-v4"],
@@ -137,6 +166,15 @@ CLAIMS = [
         "MCMC-PO 5", THREE,
         ("MCMC-PO (HMC) ends above SAC on all three tasks", ENDS, (HMC, SAC05)),
         ("MCMC-PO (Langevin) ends above SAC on all three tasks", ENDS, (LANGEVIN, SAC05)),
+    ),
+    *claims(
+        "MCMC-PO 1", ["Hopper-v4"],
+        ("PID control of β steadies learning: seeds lie closer together than at a fixed β", STEADIER, (HMC, FIXED)),
+        ("and it ends higher", ENDS, (HMC, FIXED)),
+    ),
+    *claims(
+        "MCMC-PO 3.3", ["Hopper-v4"],
+        ("about 5 leapfrog steps are enough: 10 end no higher", ENDS_NO_HIGHER, (HMC10, HMC)),
     ),
     *claims(
         "nowhere", MUJOCO,

@@ -164,6 +164,7 @@ def verdict(parts: list[Part], wanted: str) -> tuple[str, list[tuple]]:
     `all`: every part is above zero. It holds if every 95% interval is: a conjunction needs no correction. It does not
     if Holm tells one below zero. `any`: at least one is above; Holm tells which.
     `same`: every part is within its margin; it holds if every 95% interval is, and not if one, corrected, is outside.
+    `no more`: no part is above its margin; the same of the intervals' upper and lower ends.
     `differ`: one is not zero; it holds if Holm tells one from zero, and not if all are within margins.
     A part without runs leaves the interval without ends, and is none of those over whose number is corrected.
     """
@@ -178,6 +179,9 @@ def verdict(parts: list[Part], wanted: str) -> tuple[str, list[tuple]]:
         proved, refuted = 1 in told, all(high < 0 for _, _, high in plain)
     elif wanted == "same":
         proved, refuted = alike, any(low > m or high < -m for (_, low, high), m in zip(strict, margins))
+    elif wanted == "no more":
+        proved = all(high < m for (_, _, high), m in zip(plain, margins))
+        refuted = any(low > m for (_, low, _), m in zip(strict, margins))
     else:
         proved, refuted = any(told), alike
     rows = [(part.name, *numbers, sign) for part, numbers, sign in zip(parts, plain, told)]

@@ -164,7 +164,7 @@ def aggregates(section: Section, measure: str, results: Results) -> str:
 
 
 def estimate(part: tuple, results: Results):
-    """X - Y of a claim's part (`Means` or `Spreads`), the margin of "same", and what to say of it.
+    """X - Y of a claim's part (`Means` or `Spreads`), the margin of "same" and "no more", and what to say of it.
 
     Over what was evaluated alike, which has to reach the end of both: common steps, the first episodes that both have.
     The first is None where a cell is not done, or nothing is alike."""
@@ -282,14 +282,15 @@ steps, and the first episodes that both have. One rule corrects for several task
 difference furthest from zero is held against 5 % divided by their number, the next against 5 % divided by one less, and
 so on; those that it tells from zero have a star. A claim about several tasks holds if every interval is on its side,
 which needs no correction, and does not hold if a star is on the other; else it cannot be told from these runs. A claim
-of whose runs there are none is "not run". Claims that name no number ("about the same", "not sensitive") take a fifth
-of the mean for a margin. How far seeds lie apart is compared by the logarithm of a ratio of standard deviations, above
-zero where the first lie closer together, with the jackknife's interval. Where a claim cannot be told, "could show" is
-the smallest difference that as many seeds, were they to vary as these do, would tell from zero in 80 % of experiments:
-two-sided, by the noncentral t distribution, at 5 %, or, where one task of several is enough for the claim, at 5 %
-divided by their number. A seed that diverged is counted, from there on as the lowest evaluation of the two arms. Where
-no seed differs from another nothing is told. All of them are about runs of this length and may differ from what longer
-ones show."""
+of whose runs there are none is "not run". Claims that name no number ("about the same", "not sensitive", "no more")
+take a fifth of the mean for a margin. How far seeds lie apart is compared by the logarithm of a ratio of standard
+deviations, above zero where the first lie closer together, with the jackknife's interval. Where a claim cannot be told,
+"could show" is the smallest difference that as many seeds, were they to vary as these do, would tell from zero in 80 %
+of experiments: two-sided, by the noncentral t distribution, at 5 %, or, where one task of several is enough for the
+claim, at 5 % divided by their number. A seed that diverged is counted, from there on as the lowest evaluation of the
+two arms. Where no seed differs from another nothing is told. All of them are about runs of this length and may differ
+from what longer ones show. One claim has no row, since no script has its other arm: that noise in every Langevin step,
+MCMC-PO eq. (7), helps exploration; the flow of eq. (9) stands alone."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
 in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
