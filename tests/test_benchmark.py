@@ -13,6 +13,7 @@ from analysis.benchmark.intervals import Means
 from runtime.arguments import parse
 from runtime.messages import Refused
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
@@ -273,6 +274,25 @@ def test_the_page_and_its_figures(results, monkeypatch):
     monkeypatch.setenv("SCALE", "paper")
     assert page.main(["page", "--base", str(results.place.base)]) == 0
     assert "0 of 61 cells are" in " ".join((path.parent / "results-paper.md").read_text().split())
+
+
+def test_published_sac_is_a_thin_line_of_figure3_alone(results, monkeypatch):
+    """The mean of ten seeds to the end of ours: on HalfCheetah at 49,998 steps 4212."""
+    figure, axis = plt.subplots()
+    page.thin_line(axis, "HalfCheetah-v4", 100_000)
+    page.thin_line(axis, "HumanoidBulletEnv-v0", 100_000)
+    (line,) = axis.lines
+    assert np.allclose(line.get_xdata(), [0.001, 16.666, 33.332, 49.998, 66.664, 83.33, 99.996])
+    assert line.get_ydata()[3] == pytest.approx(4212, abs=1) and line.get_label() == "SAC, published, 10 seeds"
+    assert line.get_color() == "gray" and line.get_linewidth() < 1
+    plt.close(figure)
+    drawn, rng = [], np.random.default_rng(7)
+    monkeypatch.setattr(page, "thin_line", lambda axis, env_id, until: drawn.append((env_id, until)))
+    for arm in (HPO, SAC, claims.NOISE):
+        put(results.place, results.cell(arm, "Hopper-v4"), made_up(100, rng))
+    text = page.page(results)
+    assert drawn == [("Hopper-v4", 100_000)] and "results/noise.png" in text and text.count("thin grey line") == 1
+    assert (results.place.base / "docs/results/figure3.png").stat().st_size < 300_000
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])

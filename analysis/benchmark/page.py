@@ -22,7 +22,7 @@ from analysis.benchmark import standing
 from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, is_done, read, stale
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
 from analysis.benchmark.intervals import OPEN, Means, Part, Spreads, bootstrap, deciding, improvement, iqm, verdict
-from analysis.records import LOST_COMMIT, Arm, Key, alike, read_arm, read_text, write_whole
+from analysis.records import LOST_COMMIT, Arm, Key, alike, read_arm, read_rows, read_text, write_whole
 from analysis.report import Parser, counted, diverged, spread, start, table
 from runtime.messages import fail
 
@@ -33,6 +33,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 MEASURES = {"best": lambda x: x.max(-1), "mean": lambda x: x.mean(-1), "last": lambda x: x[..., -1]}
+PUBLISHED = ROOT / "results" / "published" / "sac.csv"
 MARGIN = 0.2  # "similar" and "not sensitive" say no number: within a fifth of the second's mean
 
 
@@ -241,6 +242,24 @@ def verdicts(results: Results) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
+@functools.cache
+def published() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps (T,) and returns (S, T) of each task in results/published/sac.csv, which others have measured."""
+    tasks = {}
+    for row in read_rows(PUBLISHED, ("environment", "seed", "step", "return")):
+        tasks.setdefault(row["environment"], {}).setdefault(int(row["step"]), []).append(float(row["return"]))
+    return {env_id: (np.array([*steps]), np.array([*steps.values()]).T) for env_id, steps in tasks.items()}
+
+
+def thin_line(axis, env_id: str, until: int) -> None:
+    """The mean of published seeds up to a step, of the tasks that have any; not smoothed, as they were evaluated more
+    seldom than a window of ours is wide."""
+    if env_id in published():
+        steps, returns = published()[env_id]
+        shown, label = steps <= until, f"SAC, published, {len(returns)} seeds"
+        axis.plot(steps[shown] / 1000, returns.mean(0)[shown], color="gray", linewidth=0.8, label=label, zorder=1)
+
+
 def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
     """A panel for each task of the sections of which every arm is done: mean and one standard deviation over seeds,
     smoothed. Whether there are any; without a path that is all."""
@@ -255,6 +274,8 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
         for arm in section.arms:
             found = results.curves(arm, env_id)
             curves.plot(axis, found.steps, found.curve(), NAMES[arm])
+        if section.item == "figure3":
+            thin_line(axis, env_id, found.steps[-1])
         axis.set(title=env_id, xlabel="thousand environment steps")
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left", fontsize=7)
@@ -291,6 +312,9 @@ claim, at 5 % divided by their number. A seed that diverged is counted, from the
 two arms. Where no seed differs from another nothing is told. All of them are about runs of this length and may differ
 from what longer ones show. One claim has no row, since no script has its other arm: that noise in every Langevin step,
 MCMC-PO eq. (7), helps exploration; the flow of eq. (9) stands alone."""
+THIN = """The thin grey line is the mean of SAC's ten seeds as the authors of SimbaV2 published them (source and
+numbers: `results/published/sac.csv`), every 16,666 steps, unsmoothed. It has settings of its own, a tuned temperature
+among them, so it tells the order of size, and no verdict rests on it."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
 in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
@@ -370,6 +394,7 @@ def page(results: Results, drawing: bool = True) -> str:
         if not drawn[section.item]:
             drawn[section.item] = True
             text.append(f"![{section.title}]({path.stem}/{section.item}.png)")
+            text += [THIN] if section.item == "figure3" else []
         text += section_text(section, results).split("\n\n")
     ant = results.cell(HPO, "Ant-v4")
     steps = (
