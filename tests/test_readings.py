@@ -437,7 +437,7 @@ def test_unclamped_arms_act_unclamped(name, searched):
         assert readings.train(name, resumed) == 0
         script, flags, rest = searched[-1]
         assert script is free and rest["program"] == f"analysis/experiments/readings.py train {name}"
-        assert flags == ["--exp-name", name, *(["--evolve-target"] if online and not given else []), *given]
+        assert flags == ["--exp-name", name, *(["--evolve-target"] if online and not resumed else []), *resumed]
         assert rest["agent"] is readings.agent_of(name, script) and issubclass(rest["agent"], free.Agent)
     args = parse(script, [*searched[0][1], "--no-cuda", "--leapfrog-steps=3"])[0]
     agent, obs, noise = home.build(script, args, 11, 3, rest["agent"]).double(), normals(1, 16, 11), noise_of(1, 16, 3)
