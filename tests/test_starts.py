@@ -9,9 +9,10 @@ from pathlib import Path
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
 from analysis.checks import survival
-from analysis.experiments import spaces, starts
+from analysis.experiments import outside, spaces, starts
 from runtime import environments, home
-from runtime.seeds import side_by_side
+from runtime.arguments import parse
+from runtime.seeds import optimizers, side_by_side
 
 import numpy as np
 import pytest
@@ -183,3 +184,21 @@ def test_the_unclamped_arm_by_another_transcription():
     parameters = [*agent.policy.parameters(), *agent.force.parameters()]
     for left, right in zip(torch.autograd.grad(theirs.sum(), parameters), torch.autograd.grad(loss.sum(), parameters)):
         assert torch.allclose(left, right, rtol=0, atol=1e-10)
+
+
+def test_the_published_settings_are_those_of_a_run(monkeypatch):
+    """Learning rate, first steps, α from 1, and Adam's β1 in every optimizer; the command line wins."""
+    monkeypatch.setattr(sac, "Adam", sac.Adam)
+    seen = []
+    monkeypatch.setattr("runtime.run.launch", lambda script, flags, **more: seen.append((flags, more)) or 0)
+    assert outside.main(["published", "--num-seeds", "2", "--no-cuda", "--alpha", "0.7"]) == 0
+    (flags, more), *_ = seen
+    args = sac.Args(**vars(parse(sac, flags)[0]))
+    assert (args.policy_lr, args.q_lr, args.autotune, args.alpha) == (1e-3, 1e-3, True, 0.7)
+    assert (args.random_steps, args.learning_starts, args.num_seeds) == (5_000, 5_000, 2)
+    for optimizer in optimizers(home.build(sac, args, *DIMS)):
+        (group,) = optimizer.param_groups
+        assert (group["betas"], group["lr"]) == ((0.5, 0.999), 1e-3)
+    assert more == {"program": "analysis/experiments/outside.py published"}
+    assert outside.main(["published", "--resume", "run"]) == 0
+    assert seen[1][0] == ["--exp-name", "published", "--resume", "run"]

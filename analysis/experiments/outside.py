@@ -1,11 +1,15 @@
 """SAC of another code base at our settings, beside ours: Stable-Baselines3's (sb3) or SBX's (docs/lab/outside.md).
 
     peers/bin/python analysis/experiments/outside.py sbx --seed 1 --output HalfCheetah-v4__sbx_sac.1.csv   # one seed
+    python analysis/experiments/outside.py published --num-seeds 4   # our SAC, at the settings of published runs
     python analysis/experiments/outside.py join *__sbx_sac.*.csv --output results/outside/HalfCheetah-v4__sbx_sac.csv
 
 `peers` is a virtual environment of its own: pip install sbx-rl gymnasium==1.4.0 mujoco==3.17.0 imageio packaging. Ours
 are what every script has by default: two hidden layers of 256, 3e-4 for all, batch 256, an update a step after 5,000
 random ones. First weights and the range of log-std are theirs. Every 10,000 steps come ten episodes without noise.
+
+`published` takes our script's flags, after those of the SAC whose ten seeds are in results/published/: a learning rate
+of 1e-3, Adam's first β of 0.5, α tuned from 1, 5,000 random steps without an update.
 """
 
 import argparse
@@ -46,6 +50,24 @@ def train(options: argparse.Namespace) -> list[tuple]:
     return rows
 
 
+PUBLISHED = "--policy-lr 1e-3 --q-lr 1e-3 --autotune --alpha 1 --random-steps 5000 --learning-starts 5000"
+
+
+def published(flags: list[str]) -> int:
+    """A run of our SAC, in our environment, with the settings of the published one."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import sac_continuous as sac
+    from runtime.run import launch
+
+    class Adam(sac.Adam):
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, lr, betas=(0.5, 0.999))
+
+    sac.Adam = Adam
+    flags = ["--exp-name", "published", *(PUBLISHED.split() if "--resume" not in flags else []), *flags]
+    return launch(sac, flags, program="analysis/experiments/outside.py published")
+
+
 def comments(options: argparse.Namespace) -> list[str]:
     """How these rows came to be."""
     flags = "env_id", "seed", "total_timesteps", "alpha", "learning_starts", "learning_rate"
@@ -81,6 +103,8 @@ class Parser(argparse.ArgumentParser):  # not the others': there is no package o
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["published"]:
+        return published(argv[1:])
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", choices=["sb3", "sbx", "join"], help="whose SAC; or join the files of seeds")
     parser.add_argument("files", nargs="*", type=Path, help="join: files of one seed each")
