@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sac_continuous as sac
 from analysis import records
-from analysis.checks import stepping
+from analysis.checks import costs, stepping
 from analysis.checks.survival import differences, last_checkpoint
 from runtime import workers
 from runtime.environments import Episodes, make_env
@@ -499,3 +499,23 @@ def test_the_table_of_stepping_names_the_slower_side(tmp_path, capsys):
     assert "the update" in stepping.show([row | {"update_ms": "10000"} for row in rows])
     with pytest.raises(Refused, match="--steps at 10"):
         stepping.main(stepping.Args(steps=3))
+
+
+def test_costs_are_ratios_of_turns(tmp_path, monkeypatch, capsys):
+    """analysis/checks/costs.py: the median of turns of both sides, by whatever the machine drifts; what is known is shown."""
+    drift = iter([9.0, 9.0, *[1.0, 1.0, 3.0, 3.0, 0.5, 0.5] * 9])  # of calls: two that compile, then turns
+    monkeypatch.setattr(costs, "ready", lambda cell: lambda count: 2.0 * cell["K"] * next(drift))
+    base = costs.BASE | {"precision": "highest"}
+    assert costs.measure(base | {"K": 3}, base) == (pytest.approx(1.5), pytest.approx(2.0))
+    named = {(name, cell[name], *((cell["seeds"],) if name == "precision" else ())) for name, cell, _ in costs.cells()}
+    assert {("K", 0), ("seeds", 32), ("batch", 4096), ("observation", 376), ("precision", "medium", 8)} <= named
+    assert all({k for k in cell if cell[k] != against[k]} == {name} for name, cell, against in costs.cells())
+    about = {"device": "d", "torch": "t", "date": "now"}
+    rows = [{"changed": "K", **base, "K": 4, "cost": "1.300", "against_ms": "10.0"} | about]
+    rows += [{"changed": "precision", **base, "precision": "medium", "cost": "0.500", "against_ms": "9.0"} | about]
+    path = tmp_path / "costs.csv"
+    path.write_text(records.csv_text([], costs.COLUMNS, rows))
+    assert costs.main(costs.Args(show=path, figure=tmp_path / "costs.png")) == 0
+    text = capsys.readouterr().out
+    assert "| K | 2 | 4 |" in text and "| cost | 1.00 | 1.30 |" in text and "1 is about 10.0 ms, d" in text
+    assert "| medium's speed over highest's | 2.00 |" in text and (tmp_path / "costs.png").stat().st_size > 5000

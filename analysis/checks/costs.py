@@ -3,17 +3,22 @@
     python analysis/checks/costs.py --output results/throughput/costs__NAME.csv     # measures, some ten minutes
     python analysis/checks/costs.py --show results/throughput/costs__NAME.csv --figure docs/costs.png
 
-From K = 2, one seed, a batch of 256 and observations of 11 numbers (Hopper-v4's) one of the four is changed at a time.
-Each is a process of its own that compiles and then acts and updates on a replay of random numbers, on one thread; the
-time is the processor's, the least of several windows, so that other work on the machine matters little.
+From K = 2, one seed, a batch of 256 and observations of 11 numbers (Hopper-v4's) one of the four is changed at a time;
+one seed and eight are measured with `--matmul-precision medium` too. Each is a process of its own, on one thread, that
+compiles both it and what it is compared with, and then acts and updates by turns on replays of random numbers: a cost
+is the median of the turns' ratios of the processor's time, since machines drift within minutes. Other work on a core
+that two threads share counts all the same: measure on a quiet machine.
 """
 
 import dataclasses
 import datetime
+import itertools
 import json
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -30,11 +35,11 @@ import torch
 
 BASE = {"K": 2, "seeds": 1, "batch": 256, "observation": 11}
 VALUES = {  # beside the base
-    "K": (0, 1, 3, 4, 6, 8), "seeds": (2, 4, 8, 16, 32), "batch": (512, 1024, 2048, 4096),
-    "observation": (17, 44, 111, 376),
+    "K": (0, 1, 3, 4, 8), "seeds": (2, 4, 8, 16, 32), "batch": (512, 1024, 4096), "observation": (44, 111, 376),
 }  # fmt: skip
-COLUMNS = "changed", *BASE, "ms", "device", "torch", "date"
-UPDATES, WINDOWS = 40, 6
+HALF = (1, 8)  # seeds that are measured with wide products in bfloat16 as well
+COLUMNS = "changed", *BASE, "precision", "cost", "against_ms", "device", "torch", "date"
+UPDATES, TURNS = 24, 7
 ACT_DIM = 3
 
 
@@ -45,51 +50,67 @@ class Args:
     output: Path | None = None  # CSV to write
 
 
-def measure(cell: dict[str, int]) -> float:
-    """Milliseconds of the processor for acting once and updating once, in this process."""
-    cpu, seeds = torch.device("cpu"), range(cell["seeds"])
-    torch.set_num_threads(1)
+def ready(cell: dict) -> Callable[[int], float]:
+    """A function that acts and updates so many times and returns the processor's milliseconds of each."""
+    cpu, seeds, done = torch.device("cpu"), range(cell["seeds"]), itertools.count()
     args = hpo.Args(num_seeds=cell["seeds"], batch_size=cell["batch"], leapfrog_steps=cell["K"], cuda=False,
-                    total_timesteps=5_000)  # fmt: skip
-    products.choose(args.matmul_precision, args.products, cpu)
+                    total_timesteps=5_000, matmul_precision=cell["precision"])  # fmt: skip
     with side_by_side(seeds, cpu):
         agent, replay = hpo.Agent(args, cell["observation"], ACT_DIM), hpo.Replay(args, cell["observation"], ACT_DIM)
     replay.rows.normal_().tanh_(), replay.size.fill_(5_000)
     act, learn, *_ = device.fast(args, agent, lambda uniform, noise: agent.update(replay.sample(uniform), noise))
     draws, obs = Draws(seeds, *agent.noise_shapes(), args.batch_size, cpu), torch.randn(len(seeds), cell["observation"])
-    times, count = [], max(4, UPDATES // (cell["seeds"] * cell["batch"] // 256))
-    for window in range(1 + WINDOWS):  # the first compiles
+
+    def run(count: int) -> float:
+        products.choose(args.matmul_precision, args.products, cpu)
         begun = time.process_time()
-        for i in range(count):
-            numbers = draws.step(window * count + i)
+        for _ in range(count):
+            numbers = draws.step(next(done))
             act(obs, numbers.acting), learn(*numbers.updates[0])
-        times.append((time.process_time() - begun) / count * 1e3)
-    return min(times[1:])
+        return (time.process_time() - begun) / count * 1e3
+
+    return run
 
 
-def cells() -> list[tuple[str, dict[str, int]]]:
-    """What is changed, and all four values."""
-    return [("", BASE)] + [(name, BASE | {name: value}) for name, values in VALUES.items() for value in values]
+def measure(cell: dict, against: dict) -> tuple[float, float]:
+    """The cost of a cell over another's, and the other's milliseconds; in this process."""
+    torch.set_num_threads(1)
+    runs, turns = [ready(each) for each in (cell, against)], []
+    counts = [max(4, UPDATES // (each["seeds"] * each["batch"] // 256)) for each in (cell, against)]
+    for run in runs:
+        run(3)  # compiles
+    for _ in range(TURNS):
+        turns.append([run(count) for run, count in zip(runs, counts)])
+    return statistics.median(mine / other for mine, other in turns), min(other for _, other in turns)
+
+
+def cells() -> list[tuple[str, dict, dict]]:
+    """What is changed, all values, and those of what it is compared with."""
+    base = BASE | {"precision": "highest"}
+    half = [("precision", base | {"seeds": n, "precision": "medium"}, base | {"seeds": n}) for n in HALF]
+    return [(name, base | {name: value}, base) for name, values in VALUES.items() for value in values] + half
 
 
 def lines(rows: list[dict]) -> dict[str, list[tuple[int, float]]]:
     """For each of the four: its values and the cost over the base's."""
-    base = next(float(row["ms"]) for row in rows if not row["changed"])
     found = {}
     for name, value in BASE.items():
-        points = [(int(row[name]), float(row["ms"]) / base) for row in rows if row["changed"] == name]
+        points = [(int(row[name]), float(row["cost"])) for row in rows if row["changed"] == name]
         found[name] = sorted([*points, (value, 1.0)])
     return found
 
 
 def show(path: Path, figure: Path | None) -> None:
     rows = read_rows(path, COLUMNS)
-    if not any(not row["changed"] for row in rows):
-        fail(f"{path} has no row of the base: measure again")
-    base = next(row for row in rows if not row["changed"])
+    if not rows:
+        fail(f"{path} has no row: measure again")
     for name, points in lines(rows).items():
         print(table([name, *(f"{x:,}" for x, _ in points)], [["cost", *(f"{y:.2f}" for _, y in points)]]) + "\n")
-    print(f"1 is {float(base['ms']):.2f} ms, {base['device']}, torch {base['torch']}, {base['date']}")
+    if half := [row for row in rows if row["changed"] == "precision"]:
+        gain = [f"{1 / float(row['cost']):.2f}" for row in half]
+        print(table(["seeds", *(row["seeds"] for row in half)], [["medium's speed over highest's", *gain]]) + "\n")
+    base = statistics.median(float(row["against_ms"]) for row in rows if row["changed"] != "precision")
+    print(f"1 is about {base:.1f} ms, {rows[-1]['device']}, torch {rows[-1]['torch']}, {rows[-1]['date']}")
     if figure:
         draw(lines(rows), figure)
 
@@ -121,15 +142,15 @@ def main(args: Args) -> int:
     check_output(args.output)
     rows, machine = [], processor()
     try:
-        for changed, cell in cells():
-            done = subprocess.run(
-                [sys.executable, __file__, "--worker", json.dumps(cell)], capture_output=True, text=True
-            )
+        for changed, cell, against in cells():
+            words = [sys.executable, __file__, "--worker", json.dumps([cell, against])]
+            done = subprocess.run(words, capture_output=True, text=True)
             if done.returncode:
                 fail(f"{cell} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            cost, ms = map(float, done.stdout.split()[-2:])
             about = {"device": machine, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
-            rows.append({"changed": changed, **cell, "ms": f"{float(done.stdout.split()[-1]):.3f}"} | about)
-            print(f"{changed or 'base'} {cell[changed] if changed else ''}: {rows[-1]['ms']} ms", flush=True)
+            rows.append({"changed": changed, **cell, "cost": f"{cost:.3f}", "against_ms": f"{ms:.3f}"} | about)
+            print(f"{changed} {cell[changed]}: {cost:.2f}", flush=True)
             write_whole(args.output, csv_text([], COLUMNS, rows))
     except KeyboardInterrupt:
         tell(f"stopped after {len(rows)} of {len(cells())} measurements, which {args.output} keeps")
@@ -140,6 +161,6 @@ def main(args: Args) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        print(measure(json.loads(sys.argv[2])))
+        print(*measure(*json.loads(sys.argv[2])))
     else:
         start(lambda argv: main(parsed(Args, __doc__, argv)))

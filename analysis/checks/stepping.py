@@ -5,7 +5,7 @@
 
 On a GPU a run's environments step while it learns, so a step lasts as long as the slower of the two. Here an update is
 a wait of --update-ms that begins with the step, as a GPU's is to this process; actions are random, episodes that end
-begin anew. "own" is the time of the run's own process in a step, which nothing beside it can take over.
+begin anew. "own" is the time that the run's own process spends on a step, on all its threads.
 """
 
 import dataclasses
