@@ -502,7 +502,7 @@ def test_the_table_of_stepping_names_the_slower_side(tmp_path, capsys):
 
 
 def test_costs_are_ratios_of_turns(tmp_path, monkeypatch, capsys):
-    """analysis/checks/costs.py: the median of turns of both sides, by whatever the machine drifts; what is known is shown."""
+    """analysis/checks/costs.py: the median of turns of both sides, by whatever the machine drifts."""
     drift = iter([9.0, 9.0, *[1.0, 1.0, 3.0, 3.0, 0.5, 0.5] * 9])  # of calls: two that compile, then turns
     monkeypatch.setattr(costs, "ready", lambda cell: lambda count: 2.0 * cell["K"] * next(drift))
     base = costs.BASE | {"precision": "highest"}
