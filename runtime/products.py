@@ -9,7 +9,7 @@ had by asking for less precision than one gets, and `choose` makes sure of that 
 import os
 from pathlib import Path
 
-from runtime.messages import fail, tell
+from runtime.messages import fail, note, tell
 
 import torch
 
@@ -66,12 +66,19 @@ def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def choose(precision: str, wanted: str, device: torch.device, resumed: bool = False) -> str:
     """Sets how products are computed; returns "onednn", or "default" for PyTorch's own choice.
 
-    `precision` is PyTorch's highest, high or medium; on a CPU medium rounds wide products to bfloat16, if there are
-    instructions for it. `wanted` may also be "auto", a rule and no timing, so that a command gives the same run twice:
-    oneDNN for full precision where there is AVX-512 that MKL would not use. A resumed run wants what it began with.
+    `precision` is PyTorch's highest, high or medium; on a CPU medium rounds wide products to bfloat16 if there are
+    instructions for it, and is highest if not, as high is: never slower. `wanted` may also be "auto", a rule and no
+    timing, so that a command gives the same run twice: oneDNN for full precision where there is AVX-512 that MKL would
+    not use. A resumed run wants what it began with.
     """
     global half
     half = precision == "medium" and device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if precision != "highest" and device.type == "cpu" and not half:
+        quiet = resumed and precision == "high"  # of an agent that a GPU trained
+        why = "has no bfloat16 instructions" if precision == "medium" else "knows no TensorFloat32"
+        if not quiet:
+            note(f"--matmul-precision {precision}: this processor {why}, so products are as with highest")
+        precision = "highest"
     torch.set_float32_matmul_precision(precision)
     if device.type != "cpu" or precision != "highest":
         if wanted == "onednn" and not resumed:

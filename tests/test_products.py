@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import sac_continuous as sac
-from runtime import products
+from runtime import messages, products
 from runtime.messages import Refused
 
 import pytest
@@ -98,14 +98,18 @@ def test_the_choice_is_kept(monkeypatch, capfd):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_medium_rounds(monkeypatch):
+def test_medium_rounds_where_that_is_faster_and_is_highest_elsewhere(monkeypatch, capfd):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert products.choose("medium", "auto", CPU) == "default" and products.half
     x, w = torch.randn(2, 1, 256, 256).unbind()
     assert (products.product(x, w) - x @ w).abs().max() > 1e-2
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    products.choose("medium", "auto", CPU)
-    assert not products.half
+    as_highest = products.choose("highest", "auto", CPU), torch.get_float32_matmul_precision()
+    for precision in ("medium", "high"):
+        assert (products.choose(precision, "auto", CPU), torch.get_float32_matmul_precision()) == as_highest
+        assert not products.half and torch.allclose(products.product(x, w), x @ w, atol=1e-4)
+        messages.tell_notes()
+        assert f"--matmul-precision {precision}: this processor" in capfd.readouterr().err
 
 
 @pytest.mark.slow
