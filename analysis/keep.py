@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis import play
 from analysis.experiments.spaces import of_values
-from analysis.records import config_of
+from analysis.records import config_of, write_whole
 from analysis.report import parsed, start
 from runtime.checkpoints import write_file
 from runtime.home import alone, read
@@ -61,11 +61,11 @@ def main(args: Args) -> str:
     args.folder.mkdir(parents=True)
     write_file(args.folder / "agent.pt", content, checksum=False)
     config["args"] |= mine
-    (args.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
     played = play.play(play.Args(args.folder, episodes=args.episodes))
     policies = {name: [round(float(x), 2) for x in returns] for _, name, returns, _ in played}
     config["kept"] = {"from": args.run.resolve().name, "step": step, "returns": policies}
-    (args.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
     size, (name, returns) = (args.folder / "agent.pt").stat().st_size / 1e6, next(iter(policies.items()))
     mean = sum(returns) / len(returns)
     said = f"{name} returns {mean:.1f} over {len(returns)} episodes"

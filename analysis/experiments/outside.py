@@ -9,7 +9,7 @@ are what every script has by default: two hidden layers of 256, 3e-4 for all, ba
 random ones. First weights and the range of log-std are theirs. Every 10,000 steps come ten episodes without noise.
 
 `published` takes our script's flags, after those of the SAC whose ten seeds are in results/published/: a learning rate
-of 1e-3, Adam's first β of 0.5, α tuned from 1, 5,000 random steps without an update.
+of 1e-3, Adam's first beta of 0.5, a temperature tuned from 1, 5,000 random steps without an update.
 """
 
 import argparse
