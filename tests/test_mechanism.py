@@ -5,7 +5,7 @@ from pathlib import Path
 
 import sac_hpo_continuous as hpo
 from analysis import ROOT, gap
-from analysis.experiments import mechanism
+from analysis.experiments import mechanism, mechanism_readings, readings
 from runtime.messages import Refused
 
 import pytest
@@ -176,6 +176,66 @@ def test_one_state_is_the_scripts_policy():
     )
     for mine, theirs in zip(agent.policy.sample(obs, noise), agent.policy.policy.sample(obs, noise)):
         assert torch.allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ readings
+def test_readings_are_played_as_they_say():
+    """`still` without momentum; a batch's norm where it says so, and nowhere after; K = 0 as mechanism.py has it."""
+    obs, noise = torch.ones(2, 8, 1), gap.Noise(*normals(4, 2, 8, 2).float())
+    agent = mechanism.agent_of([mechanism.CHEETAH], 2, target(2), readings.agent_of("batch-norm"))
+    plain = mechanism.agent_of([mechanism.CHEETAH], 2, target(2))
+    own, whole = mechanism.played(agent, obs, noise), mechanism_readings.in_batches(agent, obs, noise)
+    assert torch.allclose(own, mechanism.played(plain, obs, noise), atol=1e-6) and agent.whole is False
+    shorter = mechanism.played(plain, obs, noise) - whole
+    assert shorter.abs().max() > 1e-3
+    still = mechanism_readings.without_momentum(plain, obs, noise)
+    u, _ = plain.policy.sample(obs, noise.action)
+    u, _ = plain.evolve(plain.critic, obs, u, 0 * noise.momentum, 1.0)
+    assert torch.equal(still, u.tanh())
+    assert {name: reading.loud for name, reading in mechanism_readings.READINGS.items() if reading.loud != 1} == {
+        "half": 0.5}  # fmt: skip
+    assert all(reading.arm in readings.ARMS for reading in mechanism_readings.READINGS.values())
+    assert mechanism_readings.READINGS["still"].play is mechanism_readings.without_momentum
+
+
+def test_readings_have_the_kl_of_the_arms(monkeypatch):
+    """The histogram's, of `measure`, up to what the draws make; `half` is the arm of half the momentum."""
+    monkeypatch.setattr(mechanism_readings, "DRAWS", 2**14)
+    args = mechanism_readings.Args(seeds=2, steps=4)
+    louder, quieter = mechanism.BY_STEPS[3], mechanism.BY_STEPS[3]._replace(momentum_std=0.05)
+    for name, arm in (("as-is", louder), ("half", quieter)):
+        agent, generator = mechanism.agent_of([arm], 2, target()), torch.Generator().manual_seed(0)
+        mechanism.train(agent, 2, 4, generator)
+        found = mechanism_readings.measured(name, "quiet", louder, args)
+        assert [(row["seed"], row["reading"], row["row"]) for row in found] == [(1, name, "quiet"), (2, name, "quiet")]
+        kl = [float(row["kl"]) for row in found]
+        assert kl == pytest.approx(mechanism.measure(agent, 2, 2**14)["kl"].tolist(), abs=0.04)
+
+
+def test_the_table_of_readings(monkeypatch):
+    """Differences to K = 0 seed by seed; what is written is shown again."""
+    monkeypatch.setattr(mechanism_readings, "DRAWS", 2**9)
+    for name in [*mechanism_readings.READINGS]:
+        if name not in ("batch-norm", "momentum-term"):
+            monkeypatch.delitem(mechanism_readings.READINGS, name)
+    monkeypatch.setitem(mechanism_readings.READINGS, "as-is", mechanism_readings.Reading("as-is"))
+    path = Path("d2.csv")
+    told = mechanism_readings.main(mechanism_readings.Args(dimension=2, seeds=2, steps=2, output=path))
+    assert told == mechanism_readings.main(mechanism_readings.Args(show=(path,)))
+    names = ["batch-norm", "batch-norm, in batches", "momentum-term", "as-is"]
+    rows = [line.split(" | ")[:2] for line in told.splitlines()[2:]]
+    assert rows == [["| K = 0", "as-is"], *([f"| {row}", name] for row in ("HalfCheetah", "quiet") for name in names)]
+    values = {("K = 0", "as-is"): (1.0, 3.0), ("quiet", "still"): (0.5, 2.0)}
+    lines = [{"dimension": "1", "width": "0.16", "row": row, "reading": reading, "seed": str(seed), "kl_half": "9",
+              "kl": str(kl)} for (row, reading), kls in values.items() for seed, kl in enumerate(kls)]  # fmt: skip
+    last = mechanism_readings.table(lines).splitlines()[-1]
+    assert last == "| quiet | still | 2 | 1.25 ± 1.06 | -0.75 [-3.93, +2.43] | 9.00 ± 0.00 |"
+    path.write_text(path.read_text(encoding="utf-8").replace("K = 0", "K = 9"), encoding="utf-8")
+    with pytest.raises(Refused, match="a file of --show is broken"):
+        mechanism_readings.main(mechanism_readings.Args(show=(path,)))
+    for bad in ({"dimension": 3}, {"seeds": 0}, {"steps": 1}, {"width": 0.01}):
+        with pytest.raises(Refused, match=r"--dimension is 1 or 2|--width 0.01: choose"):
+            mechanism_readings.main(mechanism_readings.Args(**bad))
 
 
 # --------------------------------------------------------------------------------------------------- tables and figure

@@ -144,11 +144,12 @@ class OneState(torch.nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------ training
-def agent_of(arms: list[Arm], seeds: int, target: Target) -> hpo.Agent:
-    """The script's agent for arms of one K side by side, all seeds (1, 2, ..) of each, at the exact critic."""
-    args = hpo.Args(cuda=False, leapfrog_steps=arms[0].leapfrog_steps)
+def agent_of(arms: list[Arm], seeds: int, target: Target, kind: type = hpo.Agent, **values) -> hpo.Agent:
+    """The script's agent for arms of one K side by side, all seeds (1, 2, ..) of each, at the exact critic; or one of
+    another class, with other values of its flags."""
+    args = hpo.Args(cuda=False, leapfrog_steps=arms[0].leapfrog_steps, **values)
     with side_by_side([*range(1, seeds + 1)] * len(arms), torch.device("cpu")):
-        agent = hpo.Agent(args, 1, target.dimension)
+        agent = kind(args, 1, target.dimension)
     agent.critic, agent.policy = Exact(args.alpha, target.width), OneState(agent.policy)
     if len(arms) > 1:
         sizes, stds = (torch.tensor(x)[:, None, None].repeat_interleave(seeds, 0) for x in list(zip(*arms))[1:])
@@ -179,6 +180,13 @@ def played(agent: hpo.Agent, obs: torch.Tensor, noise: Noise) -> torch.Tensor:
     return u.tanh()
 
 
+def counted(action: torch.Tensor, cells: int) -> torch.Tensor:
+    """How many of the actions (S, B, d) lie in each cell of the box, (S, cells^d)."""
+    places = ((action + 1) / 2 * cells).long().clamp(0, cells - 1)  # tanh may round to 1
+    flat = places[..., 0] if places.shape[-1] == 1 else places[..., 0] * cells + places[..., 1]
+    return torch.stack([x.bincount(minlength=cells ** places.shape[-1]) for x in flat])
+
+
 def divergence(counts: np.ndarray, target: np.ndarray) -> np.ndarray:
     """KL (S,) of draws counted in cells, (S, cells), to the cells' masses (cells,)."""
     n = counts.sum(1, keepdims=True)
@@ -196,9 +204,7 @@ def measure(agent: hpo.Agent, seeds: int, draws: int = DRAWS) -> dict[str, np.nd
         obs, noise = drawn(agent, seeds, CHUNK, generator)
         loss, _ = agent.policy_loss(obs, noise)
         action = played(agent, obs, noise)
-        places = ((action + 1) / 2 * cells).long().clamp(0, cells - 1)  # tanh may round to 1
-        flat = places[..., 0] if d == 1 else places[..., 0] * cells + places[..., 1]
-        counts = counts + torch.stack([x.bincount(minlength=cells**d) for x in flat])
+        counts = counts + counted(action, cells)
         sums = sums + torch.stack([-log_target(action, agent.critic.width).mean(-1), loss / agent.args.alpha]).double()
     cross, claimed = (sums / (draws // CHUNK)).numpy()
     kl = divergence(counts.numpy(), target_cells(d, agent.critic.width, cells))
