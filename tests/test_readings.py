@@ -1,5 +1,6 @@
 """The arms of analysis/experiments/readings.py and the parts of starts.py: each changes what it says, and no more."""
 
+import json
 import math
 import re
 
@@ -472,6 +473,18 @@ def test_the_target_that_the_critics_themselves_evolve():
     y = (batch.reward + 0.99 * (1 - batch.terminated) * value).detach()
     errors = [(agent.critic(batch.obs, batch.action)[:, i] - y).square().mean(-1) for i in (0, 1)]
     assert torch.allclose(agent.critic_loss(batch, noise)[0], sum(errors))
+
+
+@pytest.mark.parametrize("name, said", [("unclamped", "whose actions the environments here would clip"),
+                                        ("still", "agent.pt")])  # fmt: skip
+def test_what_drawn_would_clip_it_refuses(name, said):
+    folder = run_folder("run", "sac_hpo_continuous", 1, [1.0])
+    config = json.loads((folder / "config.json").read_text())
+    config["args"] |= {"leapfrog_steps": 3, "exp_name": name}
+    config["source"] |= {"leapfrog_steps": "default", "exp_name": "command line"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Refused, match=said):
+        drawn.measured(folder, drawn.Args((folder,)))
 
 
 @pytest.mark.slow
