@@ -10,6 +10,8 @@ the run's, for the one seed, with what play.py's first episodes returned under "
 
 import dataclasses
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from analysis.records import config_of, write_whole
 from analysis.report import parsed, start
 from runtime.checkpoints import write_file
 from runtime.home import alone, read
-from runtime.messages import fail
+from runtime.messages import fail, said
 
 import tyro
 
@@ -42,8 +44,17 @@ def without_targets(weights: dict) -> dict:
 
 
 def main(args: Args) -> str:
-    if args.folder.exists():
+    if args.episodes < 1:
+        fail(f"--episodes is {args.episodes}: choose 1 or more")
+    try:
+        there = os.path.lexists(args.folder)
+        near = next(folder for folder in args.folder.absolute().parents if folder.exists())
+    except OSError as error:  # a name too long
+        fail(f"{said(error)}; name another folder")
+    if there:
         fail(f"{args.folder} is there already: name another folder, or delete it first")
+    if not (near.is_dir() and os.access(near, os.W_OK)):
+        fail(f"{args.folder} cannot be made: nothing can be written in {near}")
     config, saved = config_of(args.run), read(args.run, args.step, args.best, of_values)
     seeds = range(saved.args.seed, saved.args.seed + saved.args.num_seeds)
     seed = seeds[0] if args.seed is None else args.seed
@@ -58,18 +69,27 @@ def main(args: Args) -> str:
     content |= {"step": step, "args": saved.content["args"] | mine}
     content["agent"] = {name: x.clone() for name, x in one.content["agent"].items()}
     content["agent"] = without_targets(content["agent"])
-    args.folder.mkdir(parents=True)
-    write_file(args.folder / "agent.pt", content, checksum=False)
     config["args"] |= mine
-    write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
-    played = play.play(play.Args(args.folder, episodes=args.episodes))
-    policies = {name: [round(float(x), 2) for x in returns] for _, name, returns, _ in played}
-    config["kept"] = {"from": args.run.resolve().name, "step": step, "returns": policies}
-    write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
+    try:
+        args.folder.mkdir(parents=True)
+    except OSError as error:
+        fail(f"{args.folder} cannot be made: {error.strerror}; name another folder")
+    try:
+        write_file(args.folder / "agent.pt", content, checksum=False)
+        write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
+        played = play.play(play.Args(args.folder, episodes=args.episodes))
+        policies = {name: [round(float(x), 2) for x in returns] for _, name, returns, _ in played}
+        if not policies:
+            fail(f"{saved.path}: seed {seed} plays by numbers that are not finite; choose another, or the best agent")
+        config["kept"] = {"from": args.run.resolve().name, "step": step, "returns": policies}
+        write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
+    except BaseException:  # Ctrl-C too: whole or absent
+        shutil.rmtree(args.folder, ignore_errors=True)
+        raise
     size, (name, returns) = (args.folder / "agent.pt").stat().st_size / 1e6, next(iter(policies.items()))
     mean = sum(returns) / len(returns)
-    said = f"{name} returns {mean:.1f} over {len(returns)} episodes"
-    return f"{args.folder}: seed {seed} at step {step}, {size:.2f} MB; {said}"
+    told = f"{name} returns {mean:.1f} over {len(returns)} episodes"
+    return f"{args.folder}: seed {seed} at step {step}, {size:.2f} MB; {told}"
 
 
 if __name__ == "__main__":

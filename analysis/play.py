@@ -112,6 +112,10 @@ class Film(gym.Wrapper):
 def film(args: Args) -> str:
     """Writes the GIF; what it shows."""
     check_output(args.gif, "--gif")
+    if args.gif.suffix.lower() != ".gif":
+        fail(f"--gif {args.gif}: name a file that ends in .gif")
+    if args.video or args.render:
+        fail("--gif plays one episode alone: leave --video and --render out")
     agent = load(args.folder, args.step, args.best, args.env_id)
     name, policy = next(iter(agent.raw_policies().items()))
     env = Film(make_env(agent.args.env_id, "rgb_array", agent.args))
@@ -128,10 +132,13 @@ def film(args: Args) -> str:
         fail(f"--gif {args.gif}: {agent.args.env_id} draws nothing")
     small = [x.resize((SIDE, round(SIDE * x.height / x.width))).quantize(COLOURS, dither=0) for x in frames]
     rate = EVERY * 1000 / (env.metadata.get("render_fps") or 30)
-    args.gif.parent.mkdir(parents=True, exist_ok=True)
-    small[0].save(
-        args.gif, save_all=True, append_images=small[1:], duration=max(20, round(rate)), loop=0, optimize=True
-    )
+    try:
+        args.gif.parent.mkdir(parents=True, exist_ok=True)
+        small[0].save(
+            args.gif, save_all=True, append_images=small[1:], duration=max(20, round(rate)), loop=0, optimize=True
+        )
+    except OSError as error:
+        fail(f"--gif {args.gif}: {error.strerror}; name a file that can be written")
     size = args.gif.stat().st_size / 1e6
     what = f"of an episode that returns {returns.item():.1f}"
     return f"{args.gif}: policy {name}, {len(small)} frames, {size:.2f} MB, {what}"

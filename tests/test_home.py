@@ -320,6 +320,22 @@ def test_a_kept_agent_plays_as_its_run(script):
 
 
 @pytest.mark.slow
+def test_keep_leaves_no_half_made_folder():
+    """A folder that keep.py does not finish is not there; a file in the way stays as it was."""
+    folder = trained(sac, num_seeds=2)
+    Path("file").write_text("mine")
+    for place, more, said in [("a", {"episodes": 0}, "--episodes is 0"), ("file/a", {}, "nothing can be written in"),
+                              ("file", {}, "is there already"), ("a" * 300, {}, "name another folder")]:  # fmt: skip
+        with pytest.raises(Refused, match=said):
+            keep.main(keep.Args(folder, Path(place), **more))
+    content = torch.load(folder / "agent.pt", weights_only=True)
+    torch.save(content | {"agent": {k: x * float("nan") for k, x in content["agent"].items()}}, folder / "agent.pt")
+    with pytest.raises(Refused, match="seed 1 plays by numbers that are not finite"):
+        keep.main(keep.Args(folder, Path("a"), episodes=1))
+    assert Path("file").read_text() == "mine" and not Path("a").exists()
+
+
+@pytest.mark.slow
 def test_a_gif_of_an_episode():
     """So many frames of the counting policy's first episode, and its return."""
     folder = trained(sac, "Pendulum-v1", num_seeds=2)
@@ -330,3 +346,8 @@ def test_a_gif_of_an_episode():
     assert text.startswith("a.gif: policy base, 100 frames") and text.endswith(f"returns {row[2][0]:.1f}")
     with pytest.raises(Refused, match="--gif"):
         play.film(play.Args(folder, gif=Path("a.gif/b.gif")))
+    with pytest.raises(Refused, match=r"ends in \.gif"):
+        play.film(play.Args(folder, gif=Path("a.txt")))
+    with pytest.raises(Refused, match="leave --video"):
+        play.film(play.Args(folder, gif=Path("b.gif"), video=Path("films")))
+    assert not any(Path(name).exists() for name in ("a.txt", "b.gif", "films"))
