@@ -499,6 +499,14 @@ def test_the_table_of_stepping_names_the_slower_side(tmp_path, capsys):
     assert "the update" in stepping.show([row | {"update_ms": "10000"} for row in rows])
     with pytest.raises(Refused, match="--steps at 10"):
         stepping.main(stepping.Args(steps=3))
+    with pytest.raises(Refused, match="--update-ms begins at 0"):
+        stepping.main(stepping.Args(update_ms=float("nan")))
+    for nothing in ({"env_ids": ()}, {"workers": ()}, {"num_seeds": (1,), "workers": (2,)}):  # no row to show
+        with pytest.raises(Refused, match="--env-ids names one or more"):
+            stepping.main(stepping.Args(**nothing))
+    path.write_text(path.read_text().replace(rows[0]["step_ms"], "x"))
+    with pytest.raises(Refused, match="is broken: could not convert"):
+        stepping.main(stepping.Args(show=path))
 
 
 def test_costs_are_ratios_of_turns(tmp_path, monkeypatch, capsys):
@@ -516,6 +524,12 @@ def test_costs_are_ratios_of_turns(tmp_path, monkeypatch, capsys):
     path = tmp_path / "costs.csv"
     path.write_text(records.csv_text([], costs.COLUMNS, rows))
     assert costs.main(costs.Args(show=path, figure=tmp_path / "costs.png")) == 0
+    for figure, said in (("costs.png/a.png", "nothing can be written"), ("a.pdf", "ends in [.]png")):
+        with pytest.raises(Refused, match=said):
+            costs.main(costs.Args(show=path, figure=tmp_path / figure))
+    (tmp_path / "broken.csv").write_text(path.read_text().replace("1.300", "x"))
+    with pytest.raises(Refused, match="is broken: could not convert"):
+        costs.main(costs.Args(show=tmp_path / "broken.csv"))
     text = capsys.readouterr().out
     assert "| K | 2 | 4 |" in text and "| cost | 1.00 | 1.30 |" in text and "1 is about 10.0 ms, d" in text
     assert "| medium's speed over highest's | 2.00 |" in text and (tmp_path / "costs.png").stat().st_size > 5000

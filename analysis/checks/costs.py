@@ -130,12 +130,19 @@ def draw(found: dict[str, list[tuple[int, float]]], figure: Path) -> None:
         ax.set_xlabel({"K": "leapfrog steps K", "observation": "numbers in an observation"}.get(name, name))
     axes[0].set_ylabel("cost of an update\nover that of the base")
     axes[0].legend(frameon=False)
+    figure.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(figure, dpi=110)
 
 
 def main(args: Args) -> int:
     if args.show:
-        show(args.show, args.figure)
+        check_output(args.figure, "--figure")
+        if args.figure and args.figure.suffix.lower() != ".png":
+            fail(f"--figure {args.figure}: name a file that ends in .png")
+        try:
+            show(args.show, args.figure)
+        except (ValueError, ZeroDivisionError) as error:
+            fail(f"{args.show} is broken: {error}")
         return 0
     if not args.output:
         fail("name --output for what is measured, or --show and a CSV")

@@ -99,10 +99,15 @@ def main(args: Args) -> int:
         rows = read_rows(args.show, COLUMNS)
         if not rows:
             fail(f"{args.show} has no row: measure again")
-        print(show(rows))
+        try:
+            print(show(rows))
+        except ValueError as error:
+            fail(f"{args.show} is broken: {error}")
         return 0
-    if args.update_ms < 0 or args.steps < 10 or min(args.num_seeds) < 1 or min(args.workers) < 0:
-        fail("--update-ms and --workers begin at 0, --num-seeds at 1, --steps at 10")
+    if not (0 <= args.update_ms < 1e6 and args.steps >= 10 and min(args.num_seeds, default=0) >= 1):
+        fail("--update-ms begins at 0 and ends below 1e6, --num-seeds begins at 1, --steps at 10")
+    if not args.env_ids or not 0 <= min(args.workers, default=-1) <= max(args.num_seeds):
+        fail("--env-ids names one or more, --workers begin at 0, and the fewest are no more than the seeds")
     if args.output:
         check_output(args.output)
     rows = []
