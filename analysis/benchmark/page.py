@@ -22,7 +22,7 @@ from analysis.benchmark import standing
 from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, is_done, read, stale
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
 from analysis.benchmark.intervals import OPEN, Means, Part, Spreads, bootstrap, deciding, improvement, iqm, verdict
-from analysis.records import LOST_COMMIT, Arm, Key, alike, read_arm, read_rows, read_text, write_whole
+from analysis.records import LOST_COMMIT, Arm, Key, alike, check_output, read_arm, read_rows, read_text, write_whole
 from analysis.report import Parser, counted, diverged, spread, start, table
 from runtime.messages import fail
 
@@ -320,14 +320,16 @@ in two action dimensions, at a state that the agent visits, near the paper's 27,
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
 DRAWN = """The paper says that evolved actions lie where Q is higher, and spread wider. Over 32 states that each of
 these agents visits: min Q at the actions before and after, and how far a state's actions spread (root mean square
-about their mean, a dimension), with exploration's momentum and, by --momentum-std 0.1, with training's. `python
+about their mean, a dimension), with exploration's momentum and, by --momentum-std 0.1, with training's. The agents are
+of the old start (`docs/lab/start.md`). `python
 analysis/policy_shape.py --show results/shape/*.csv`:"""
 GAP = """HPO says that the dynamics narrow the gap between the policy's actions and the best ones. For agents at the end
 of training, at 32 states that they visit: how far the objective lies below that of a Gaussian fitted to each state
 alone, in units of the return, and what the dynamics close of it (analysis/gap.py), by two measures. The paper's, eq.
 (15) and in MCMC-PO eq. (17), has the entropy of action and momentum together, which is not that of a_K: on a hill with
 a known integral it claims more than any policy can have with Hopper's row, and a loss where a_K has gained with
-HalfCheetah's (tests/test_gap.py). So nothing is concluded from it. The other measure has a_K's own entropy, between two
+HalfCheetah's (tests/test_gap.py). So nothing is concluded from it. All agents
+here are of the old start (`docs/lab/start.md`). The other measure has a_K's own entropy, between two
 bounds, and is known of one run so far, two seeds of 15,000 steps on HalfCheetah-v4, which are too few to conclude from.
 Where its cells are empty, the file is older than it and its agents are gone; there each state's Gaussian was fitted on
 64 draws, which on those two seeds comes out 0.02 lower. `python analysis/gap.py --show results/gap/*.csv`:"""
@@ -430,7 +432,9 @@ def main(argv: list[str]) -> int:
     results = Results(Place(options.base.absolute(), os.environ.get("SCALE", SCALES[0]), options.keep_stale))
     for what in options.what:
         if what == "page":
-            path, text = page_path(results.place), page(results)
+            path = page_path(results.place)
+            check_output(path, "--base")
+            text = page(results)
             write_whole(path, text)
             print(f"{os.path.relpath(path)}: {text.count('**') // 2} verdicts")
         else:
