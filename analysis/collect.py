@@ -58,7 +58,7 @@ def collect(folders: list[Path], unfinished: bool = False) -> tuple[str, str]:
         head += origin(config, "") + (stopped if last + args["eval_frequency"] <= args["total_timesteps"] else [])
         head += [
             f"#   python {config['python']}, {versions}",
-            VALUES + json.dumps({"form": config.get("form", 1)} | values),
+            VALUES + json.dumps({k: config[k] for k in ("form",) if k in config} | values),
         ]
     try:
         rows.sort(key=lambda row: [int(cell) for cell in row[:3]])

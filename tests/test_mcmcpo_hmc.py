@@ -114,7 +114,8 @@ def test_the_distance_is_a_divergence():
 @pytest.mark.usefixtures("narrow")
 def test_the_distance_equals_an_integral():
     """d = 1: KL(q_K ‖ π_θt N) over a grid of (u_K, ρ_K), q_K found by running the chain backwards."""
-    agent = moved(agent_of(hmc, 2, 1, leapfrog_steps=3, step_size=0.4, step_unit="absolute"))
+    agent = agent_of(hmc, 2, 1, leapfrog_steps=3, step_size=0.4, step_unit="absolute")
+    agent.policy.log_std.bias.data -= 0.7  # away from the prior
     obs, n = normals(1, 1, 2), 201
     (mean, log_std), (mean_t, log_std_t) = (tuple(x.item() for x in net(obs)) for net in (agent.policy, agent.prior))
     us, rhos = torch.linspace(mean - 6, mean + 6, n).double(), torch.linspace(-6, 6, n).double()
@@ -131,7 +132,7 @@ def test_the_distance_equals_an_integral():
         mass = (log_q.exp().sum() * cell).item()
         integral = ((log_q.exp() * (log_q - log_p)).sum() * cell).item()
         _, seen = agent.policy_loss(obs.expand(1, 40_000, 2), noise_of(1, 40_000, 1, seed=1))
-    assert mass == pytest.approx(1, abs=2e-3) and integral > 0.02
+    assert mass == pytest.approx(1, abs=2e-3) and integral > 0.1
     assert seen["distance"].mean().item() == pytest.approx(integral, rel=0.03)
 
 
