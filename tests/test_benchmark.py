@@ -1,5 +1,6 @@
 """From results files to the page of tables, curves and verdicts, on made-up returns."""
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -337,10 +338,58 @@ def test_only_what_was_evaluated_alike_is_compared(tmp_path):
     results.curves.cache_clear()
     found, _, _ = page.estimate(("Hopper-v4", HPO, claims.BASELINE1, "last"), results)
     assert found(0.95)[0] == pytest.approx((curve[:, 9] - curve[:, 1]).mean())
-    put_evaluated(place, sac, curve[:, :1], [100_000 - 1])  # no whole file
+    put_evaluated(place, sac, curve[:, :1], [100_000 - 1])  # not at the end, and at no step of the other
+    results.curves.cache_clear()
+    assert page.estimate(("Hopper-v4", HPO, claims.BASELINE1, "last"), results)[2] == "not evaluated alike"
+    place.results(sac).unlink()
     results.curves.cache_clear()
     assert page.estimate(("Hopper-v4", HPO, claims.BASELINE1, "last"), results)[2] == "not run"
     assert "not run" in page.returns(section, "best", results)
+
+
+def test_what_has_begun_is_shown_as_far_as_it_has_run(tmp_path):
+    """SAC at the end, SAC-HPO's first four seeds at 60,000: both are compared there, and nothing counts as done."""
+    place, rng = Place(tmp_path, "laptop"), np.random.default_rng(7)
+    results = page.Results(place)
+    sac, hpo = (results.cell(arm, "Hopper-v4") for arm in (SAC, HPO))
+    often, x, y = np.arange(1, 11) * 10_000, rng.normal(100, 9, (8, 10)), rng.normal(150, 9, (4, 6))
+    put_evaluated(place, sac, x, often, 2)
+    put_evaluated(place, dataclasses.replace(hpo, seeds=4), y, often[:6], 2)
+    assert cells.is_done(sac, place) and not cells.is_done(hpo, place)
+    assert cells.reach(hpo, place.results(hpo)) == (4, 60_000)
+    (section,) = (s for s in SECTIONS if s.item == "figure3")
+    text = page.section_text(section, results)
+    whole, part = (page.spread(curve.max(1)) for curve in (x, y))
+    assert f"| Hopper-v4 | {whole} (8) | {part} (4, at 60,000) |" in text and "IQM" not in text
+    found, _, note = page.estimate(("Hopper-v4", HPO, SAC, "mean"), results)
+    assert note == "at 60,000 of 100,000 steps"
+    assert found(0.95)[0] == pytest.approx(y.mean() - x[:, :6].mean())
+    assert ", at 60,000 of 100,000 steps" in said(results, "SAC-HPO learns faster than SAC on all")
+    path = page.page_path(place)
+    assert page.draw([section], results, path.with_suffix(".png"))
+    head = " ".join(page.page(results, drawing=False).split("## Verdicts")[0].split())
+    assert "1 of 61 cells are done" in head
+    assert 'by "at" and a step: Hopper-v4__sac_hpo_continuous (4 of 8 seeds at 60,000 of 100,000 steps). C' in head
+    results.curves.cache_clear()
+    put_evaluated(place, hpo, rng.normal(size=(8, 1)), [150_000])  # nothing of the cell
+    assert results.curves(HPO, "Hopper-v4") is None and cells.held(hpo, place) is None
+
+
+def test_a_longer_run_is_a_shorter_one_too(tmp_path):
+    """A run of the paper's length at 300,000 steps makes the laptop's cell done; one of other values does not."""
+    place, rng = Place(tmp_path, "laptop"), np.random.default_rng(8)
+    results, longer = page.Results(place), Place(tmp_path, "paper")
+    sac, long = results.cell(SAC, "Hopper-v4"), page.Results(longer).cell(SAC, "Hopper-v4")
+    put_evaluated(place, sac, [[1.0] * 4] * 8, np.arange(1, 5) * 10_000)
+    x = rng.normal(size=(8, 30))
+    put_evaluated(longer, dataclasses.replace(long, seeds=8), x, np.arange(1, 31) * 10_000)
+    assert cells.is_done(sac, place) and cells.held(sac, place) == longer.results(long)
+    assert np.allclose(results.curves(SAC, "Hopper-v4").curve(), x[:, :10])
+    assert cells.reach(long, longer.results(long)) == (4, 300_000) and not cells.is_done(long, longer)
+    text = longer.results(long).read_text()
+    cells.write_whole(longer.results(long), text.replace("--env-id", "--gamma 0.5 --env-id", 1))
+    assert cells.held(sac, place) == place.results(sac) and not cells.is_done(sac, place)
+    assert cells.held(sac, dataclasses.replace(place, keep_stale=True)) == longer.results(long)
 
 
 def test_no_spread_and_diverged_seeds(tmp_path):

@@ -220,9 +220,9 @@ def test_results_of_other_values_are_stale():
     def said(*comments):
         text = "".join(f"{line}\n" for line in comments) + "step,seed,episode,return,length\n" + rows
         cells.write_whole(place.results(its), text)
-        assert is_done(its, place) == (not cells.stale(its, place))
+        assert is_done(its, place) == (not cells.stale(its, place.results(its)))
         assert is_done(its, Place(place.base, place.scale, keep_stale=True))
-        return cells.stale(its, place)
+        return cells.stale(its, place.results(its))
 
     assert said(f"# python sac_continuous.py {own}") == ""
     assert (
@@ -425,15 +425,24 @@ def test_kills_of_the_runner_and_of_cells_lose_nothing():
 
 @pytest.mark.slow
 def test_a_signal_lets_cells_write_a_checkpoint():
-    make_list(3000, 3000, own=SHORT)
+    make_list(3000, 100, own=SHORT)
     runner = Runner("--jobs", "2")
-    wait(lambda: len(list(Path().glob("runs/benchmark/laptop/*/runs/*/checkpoints/step-0.pt"))) == 2)
-    time.sleep(0.5)
+    wait(lambda: sum("\n100," in path.read_text() for path in Path().glob("runs/*/*/*/runs/*/evaluations.csv")) == 2)
     runner.send_signal(signal.SIGTERM)
     _, err = runner.communicate()
     assert runner.returncode == 128 + signal.SIGTERM and "2 cells are not done: the same command goes on" in err
     kept = [max(int(p.stem[5:]) for p in run.glob("checkpoints/step-*.pt")) for run in runs()]
     assert len(kept) == 2 and all(0 < step < 3000 for step in kept)
+    place, its = Place(Path.cwd(), "laptop"), chosen(read(Path("list"), "laptop"), [])
+    reached = [cells.reach(c, place.results(c)) for c in its]  # what has been evaluated is kept for the page
+    assert all(seeds == 2 and 100 <= step < 3000 for seeds, step in reached) and not any(is_done(c, place) for c in its)
+    path = place.results(its[0])  # and stays where it is more than what a later stop has
+    rows = csv.DictReader(line for line in path.read_text().splitlines() if line[0] != "#")
+    episodes = {int(row["episode"]) for row in rows}
+    more = path.read_text() + "".join(f"2999,{s},{e},1,9\n" for s in (1, 2) for e in episodes)
+    cells.write_whole(path, more)
+    Attempt(its[0], place).keep(cells.newest_run(its[0], place))
+    assert path.read_text() == more
 
 
 def test_a_cell_whose_folder_cannot_be_used_fails_alone(monkeypatch):

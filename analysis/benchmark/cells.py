@@ -3,8 +3,9 @@
 `benchmark.sh` lists items, a line each: names | scripts | environments | flags | the papers' seeds x steps |
 a laptop's. A line is every script on every environment. A cell that several lines name is run once. Its folder is
 `runs/benchmark/<scale>/<name>/`: the run's own folder below `runs/`, `log.txt` and `errors.txt`. It is done when its
-results file `results/benchmark/<scale>/<name>.csv` is whole and of the cell's own values, and by nothing else; a whole
-file of other values is stale.
+results file `results/benchmark/<scale>/<name>.csv` has all its seeds to its last step, of the cell's own values, and by
+nothing else; a file of other values is stale. A laptop's cell may have them from the paper's scale, since a run's first
+steps are those of a shorter one. A file with fewer seeds or steps is shown as what it is.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from analysis.records import (
     PLACE,
     config_of,
     module_of,
-    read_rows,
+    parse_rows,
     read_text,
     unlike,
     variant,
@@ -91,6 +92,10 @@ class Place:
 
     def results(self, cell: Cell) -> Path:
         return self.base / "results" / "benchmark" / self.scale / f"{cell.name}.csv"
+
+    def longer(self) -> list["Place"]:
+        """Where longer runs of the same cells lie."""
+        return [dataclasses.replace(self, scale="paper")] if self.scale == "laptop" else []
 
 
 # ------------------------------------------------------------------------------------------------------------ the list
@@ -167,25 +172,38 @@ def chosen(lines: list[Line], items: list[str]) -> list[Cell]:
 
 
 # ------------------------------------------------------------------------------------------------------ what there is
-def is_whole(cell: Cell, place: Place) -> bool:
-    """Whether the results file has every seed at every step in as many episodes, to the last step.
+def reach(cell: Cell, path: Path, text: str = "") -> tuple[int, int]:
+    """Of a cell's seeds and steps those that a results file, or its text, has: as many seeds, up to this step.
 
-    A seed that diverged is an outcome: NaN in all episodes of an evaluation and of those after it."""
+    (0, 0) of a file that is broken: every seed is at every step in as many episodes. A seed that diverged is an
+    outcome: NaN in all episodes of an evaluation and of those after it."""
     try:
-        rows = read_rows(place.results(cell), ("seed", "step", "episode", "return", "length"))
+        rows = parse_rows(text or read_text(path), path, ("seed", "step", "episode", "return", "length"))
         cells = {(int(row["seed"]), int(row["step"]), int(row["episode"])): float(row["return"]) for row in rows}
         if any(math.isinf(value) for value in cells.values()) or any(int(row["length"]) < 1 for row in rows):
-            return False
+            return 0, 0
     except (Refused, ValueError):
-        return False
+        return 0, 0
     seeds, steps, episodes = (sorted({key[i] for key in cells}) for i in range(3))
     if not len(cells) == len(rows) == len(seeds) * len(steps) * len(episodes):
-        return False
+        return 0, 0
     for seed in seeds:
         lost = [{math.isnan(cells[seed, step, episode]) for episode in episodes} for step in steps]
         if {True, False} in lost or lost != sorted(lost, key=lambda found: True in found):
-            return False
-    return len(seeds) == cell.seeds and max(steps, default=0) == cell.steps
+            return 0, 0
+    step = max((step for step in steps if step <= cell.steps), default=0)
+    return (min(len(seeds), cell.seeds), step) if step else (0, 0)
+
+
+def is_whole(cell: Cell, path: Path) -> bool:
+    return reach(cell, path) == (cell.seeds, cell.steps)
+
+
+def held(cell: Cell, place: Place) -> Path | None:
+    """The results file that has most of a cell, whole or not; None if none has any."""
+    files = [(reach(cell, path), path) for path in [there.results(cell) for there in (place, *place.longer())]]
+    own = [(*most, path) for most, path in files if most[0] and (place.keep_stale or not stale(cell, path))]
+    return max(own, key=lambda file: file[0] * file[1], default=(0, 0, None))[2]
 
 
 def own_values(cell: Cell) -> dict:
@@ -233,20 +251,21 @@ def unlike_cell(values: dict, cell: Cell) -> str:
     return ", ".join(f"{name} {values[name]} where the cell has {own.get(name, 'none')}" for name in odd)
 
 
-def stale(cell: Cell, place: Place) -> str:
-    """Why a whole results file is not this cell's; empty where it is, or where there is none."""
-    if not is_whole(cell, place):
+def stale(cell: Cell, path: Path) -> str:
+    """Why a results file is not this cell's; empty where it is, or where there is none that can be read."""
+    if not reach(cell, path)[0]:
         return ""
     try:
         return "; ".join(dict.fromkeys(
-            said for values in file_values(cell, read_text(place.results(cell))) if (said := unlike_cell(values, cell))
+            said for values in file_values(cell, read_text(path)) if (said := unlike_cell(values, cell))
         ))  # fmt: skip
     except (Refused, ValueError, AttributeError) as error:
         return str(error)
 
 
 def is_done(cell: Cell, place: Place) -> bool:
-    return is_whole(cell, place) and (place.keep_stale or not stale(cell, place))
+    path = held(cell, place)
+    return path is not None and is_whole(cell, path)
 
 
 def newest_run(cell: Cell, place: Place) -> Path | None:
@@ -264,12 +283,12 @@ def newest_run(cell: Cell, place: Place) -> Path | None:
     return max(runs, default=(0, None))[1]
 
 
-def collected(run: Path) -> str | None:
+def collected(run: Path, unfinished: bool = False) -> str | None:
     """The text of the results file that a run makes; None if it has not ended, or needs --resume to mend it."""
     with contextlib.suppress(Refused, OSError, ValueError, KeyError, IndexError):
         last = int(tail(run / "evaluations.csv").splitlines()[-1].split(",")[0])
-        if last == config_of(run)["args"]["total_timesteps"]:
-            return collect([run])[1]
+        if unfinished or last == config_of(run)["args"]["total_timesteps"]:
+            return collect([run], unfinished)[1]
     return None
 
 
@@ -352,6 +371,7 @@ class Attempt:
             whole = is_done(self.cell, self.place)
             return Outcome(whole, "" if whole else f"{run} has no whole evaluations.csv")
         if self.stopped:
+            self.keep(run)
             return Outcome(False, "stopped")
         if ran and (code < 0 or code > 128) and self.killed < RESUMES:
             self.killed += 1
@@ -362,6 +382,14 @@ class Attempt:
             return Outcome(False, f"killed {self.killed + 1} times: {said}" if code < 0 or code > 128 else said)
         self.start(run)
         return None
+
+    def keep(self, run: Path | None) -> None:
+        """What a stopped run has evaluated, for the page, unless a results file has more."""
+        path, best = self.place.results(self.cell), held(self.cell, self.place)
+        if run and not stale(self.cell, path) and (text := collected(run, unfinished=True)):
+            known = math.prod(reach(self.cell, best)) if best else 0
+            if math.prod(reach(self.cell, path, text)) > known:
+                write_whole(path, text)
 
     def start(self, run: Path | None) -> None:
         command = self.cell.command()

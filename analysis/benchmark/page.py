@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import ROOT, curves, gap, policy_shape
 from analysis.benchmark import standing
-from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, is_done, read, stale
+from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, held, is_done, reach, read, stale
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
 from analysis.benchmark.intervals import OPEN, Means, Part, Spreads, bootstrap, deciding, improvement, iqm, verdict
 from analysis.records import LOST_COMMIT, Arm, Key, alike, check_output, read_arm, read_rows, read_text, write_whole
@@ -38,7 +38,7 @@ MARGIN = 0.2  # "similar" and "not sensitive" say no number: within a fifth of t
 
 
 class Results:
-    """The curves of the cells that are done."""
+    """The curves of the cells, as far as they have run."""
 
     def __init__(self, place: Place, lines: Path = ROOT / "benchmark.sh"):
         self.place, self.scale = place, place.scale
@@ -52,11 +52,14 @@ class Results:
         return self.cells.get(cell(arm[0], env_id, 1, 1, arm[1], "").name)
 
     def _curves(self, arm: tuple, env_id: str, until: int | None = None) -> Arm | None:
-        """The evaluations of an arm, up to a step; None if its cell is not done."""
+        """The evaluations of an arm, up to a step; None if its cell has none."""
         its = self.cell(arm, env_id)
-        if its is None or not is_done(its, self.place):
+        path = its and held(its, self.place)
+        if path is None:
             return None
-        return read_arm([self.place.results(its)], Key(env_id, its.script, its.flags, its.steps)).up_to(until)
+        known = read_arm([path], Key(env_id, its.script, its.flags, its.steps))
+        until = its.steps if until is None else min(until, its.steps)
+        return known.up_to(until) if known.steps[0] <= until else None
 
     def command(self, what: str) -> str:
         return f"{'' if self.scale == SCALES[0] else f'SCALE={self.scale} '}python analysis/benchmark/page.py {what}"
@@ -79,7 +82,7 @@ def returns(section: Section, measure: str, results: Results) -> str:
         row = [env_id]
         for arm in arms:
             found = beside(section, arm, env_id, results)
-            ours = "not run" if found is None else counted_spread(found.curve(), measure)
+            ours = "not run" if found is None else counted_spread(found, measure, until(section, arm, env_id, results))
             row += [printed[env_id][known.index(arm)], ours] if arm in known else [ours]
         idle = results.standing.get(env_id, {})
         row += [spread(idle[kind]) if idle else "not measured" for kind in standing.KINDS if results.standing]
@@ -87,10 +90,14 @@ def returns(section: Section, measure: str, results: Results) -> str:
     return table(head, rows)
 
 
+def until(section: Section, arm: tuple, env_id: str, results: Results) -> int:
+    """The step up to which a section shows an arm."""
+    return results.cell(section.arms[0] if arm in section.beside else arm, env_id).steps
+
+
 def beside(section: Section, arm: tuple, env_id: str, results: Results) -> Arm | None:
     """The evaluations of an arm that a section shows."""
-    until = results.cell(section.arms[0], env_id).steps if arm in section.beside else None
-    return results.curves(arm, env_id, until)
+    return results.curves(arm, env_id, until(section, arm, env_id, results))
 
 
 def below(section: Section, measure: str, results: Results) -> str:
@@ -110,11 +117,14 @@ def below(section: Section, measure: str, results: Results) -> str:
     return f"Standing still earns more {'; '.join(tasks)}." if tasks else ""
 
 
-def counted_spread(curve: np.ndarray, measure: str) -> str:
-    """Mean and deviation of the seeds that did not diverge, and how many there are of both."""
+def counted_spread(arm: Arm, measure: str, steps: int) -> str:
+    """Mean and deviation of the seeds that did not diverge, how many there are of both, and where they are if that is
+    not at the end of their `steps`."""
+    curve = arm.curve()
     whole, lost = curve[np.isfinite(curve).all(1)], diverged(curve)
     seeds = f"{len(whole)}, {lost} diverged" if lost else len(whole)
-    return f"{spread(MEASURES[measure](whole))} ({seeds})"
+    at = f", at {arm.steps[-1]:,}" if arm.steps[-1] < steps else ""
+    return f"{spread(MEASURES[measure](whole))} ({seeds}{at})"
 
 
 def together(arms: list[Arm]) -> list[np.ndarray]:
@@ -128,8 +138,9 @@ def together(arms: list[Arm]) -> list[np.ndarray]:
 
 
 def aggregates(section: Section, measure: str, results: Results) -> str:
-    """IQM of each arm and its probability of improvement over the first, over the tasks that all arms have."""
-    env_ids = [env_id for env_id in section.env_ids if all(results.curves(arm, env_id) for arm in section.arms)]
+    """IQM of each arm and its probability of improvement over the first, over the tasks where all arms are done."""
+    cells = {env_id: [results.cell(arm, env_id) for arm in section.arms] for env_id in section.env_ids}
+    env_ids = [env_id for env_id, its in cells.items() if all(is_done(c, results.place) for c in its)]
     if not env_ids:
         return ""
     seeds = min(len(results.curves(arm, env_id).seeds) for arm in section.arms for env_id in env_ids)
@@ -167,13 +178,17 @@ def aggregates(section: Section, measure: str, results: Results) -> str:
 def estimate(part: tuple, results: Results):
     """X - Y of a claim's part (`Means` or `Spreads`), the margin of "same" and "no more", and what to say of it.
 
-    Over what was evaluated alike, which has to reach the end of both: common steps, the first episodes that both have.
-    The first is None where a cell is not done, or nothing is alike."""
+    Over what was evaluated alike, which has to reach the end of both, or of what has run of them: common steps, the
+    first episodes that both have. The first is None where nothing has run, or nothing is alike."""
     env_id, x, y, measure = part
     arms = [results.curves(arm, env_id) for arm in (x, y)]
     if None in arms:
         return None, 0.0, "not run"
-    pair = alike(*arms)
+    goal, step = results.cell(x, env_id).steps, min(arm.steps[-1] for arm in arms)
+    short = [arm.steps[-1] < results.cell(which, env_id).steps for arm, which in zip(arms, (x, y))]
+    if any(short):
+        arms = [arm.up_to(step) for arm in arms if arm.steps[0] <= step]
+    pair = alike(*arms) if len(arms) == 2 else None
     if pair is None or len({arm.steps[-1] for arm in (*arms, *pair)}) > 1:
         return None, 0.0, "not evaluated alike"
     lost, (x, y) = [diverged(arm.curve()) for arm in arms], counted(*(arm.curve() for arm in pair))
@@ -182,6 +197,8 @@ def estimate(part: tuple, results: Results):
         notes.append(f"over {len(pair[0].steps)} common evaluations")
     if len({arm.values["return"].shape[2] for arm in arms}) > 1:
         notes.append(f"in {many} common episode{'s' * (many > 1)}")
+    if any(short):
+        notes.insert(0, f"at {step:,} of {goal:,} steps")
     if any(lost):
         notes.append(f"{lost[0]} of {len(x)} and {lost[1]} of {len(y)} seeds diverged")
     note = ", ".join(notes)
@@ -261,7 +278,7 @@ def thin_line(axis, env_id: str, until: int) -> None:
 
 
 def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
-    """A panel for each task of the sections of which every arm is done: mean and one standard deviation over seeds,
+    """A panel for each task of the sections of which every arm has run: mean and one standard deviation over seeds,
     smoothed. Whether there are any; without a path that is all."""
     panels = [(section, env_id) for section in sections for env_id in section.env_ids]
     panels = [(s, env_id) for s, env_id in panels if all(results.curves(arm, env_id) for arm in s.arms)]
@@ -275,7 +292,7 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
             found = results.curves(arm, env_id)
             curves.plot(axis, found.steps, found.curve(), NAMES[arm])
         if section.item == "figure3":
-            thin_line(axis, env_id, found.steps[-1])
+            thin_line(axis, env_id, max(results.curves(arm, env_id).steps[-1] for arm in section.arms))
         axis.set(title=env_id, xlabel="thousand environment steps")
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left", fontsize=7)
@@ -290,12 +307,13 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
 
 # --------------------------------------------------------------------------------------------------------------- page
 HEAD = """Written whole by `{page}`; edit nothing here. {done} of {cells} cells are done; `{run}` goes on with the
-others. Commits and devices: {machines}. Each file in `results/benchmark/{scale}/` names its command; the command below
+others. {begun}Commits and devices: {machines}. Each file in `results/benchmark/` names its command; the command below
 a title prints the section's tables. Numbers are mean ± standard deviation over seeds (their count in parentheses) of
 "best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells speed, or of "last",
 its last one. {unlike}{idle}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them. On Ant,
 Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what that alone does on
 Ant is in `docs/lab/readings-old-start.md`."""
+BEGUN = """Begun and shown as far as they have run, which numbers say by "at" and a step: """
 IDLE = """"Standing still" and "random actions" are mean ± standard deviation over ten episodes without any learning:
 every action the middle of its range, and actions uniform over it (`python analysis/benchmark/standing.py`). """
 RULES = """Differences of means have Welch's 95 % interval. They are of what both arms were evaluated in alike: common
@@ -359,14 +377,18 @@ def page_path(place: Place) -> Path:
 def page(results: Results, drawing: bool = True) -> str:
     """The whole page; draws its figures beside it."""
     place, path = results.place, page_path(results.place)
-    done = [c for c in results.cells.values() if is_done(c, place)]
-    heads = [read_text(place.results(c)).split("\nstep,")[0] for c in done]
+    files = {c: held(c, place) for c in results.cells.values()}
+    files = {c: file for c, file in files.items() if file}
+    done = [c for c in files if is_done(c, place)]
+    heads = [read_text(file).split("\nstep,")[0] for file in dict.fromkeys(files.values())]
+    begun = [f"{c.name} ({seeds} of {c.seeds} seeds at {step:,} of {c.steps:,} steps)"
+             for c, file in files.items() if c not in done for seeds, step in [reach(c, file)]]  # fmt: skip
     pattern = rf"^#   commit (\w{{7}})\w*(-dirty)?; (.*)$(\n{LOST_COMMIT})?"
     commits = {x for head in heads for x in re.findall(pattern, head, re.M)}
     machines = {f"{commit}{dirty} on {device}" + " (not in the repository)" * bool(lost)
                 for commit, dirty, device, lost in commits}  # fmt: skip
     machines = "; ".join(sorted(machines)) or "none yet"
-    old = [f"{c.name} ({said})" for c in results.cells.values() if (said := stale(c, place))]
+    old = [f"{c.name} ({said})" for c in results.cells.values() if (said := stale(c, place.results(c)))]
     seen = {
         "--matmul-precision medium": "round wide products to bfloat16",
         "--eval-episodes 5": "are evaluated in 5 episodes",
@@ -378,11 +400,12 @@ def page(results: Results, drawing: bool = True) -> str:
     if old:
         unlike += f"Stale, of other values than their cells': {'; '.join(old)}. "
     words |= {
+        "begun": f"{BEGUN}{'; '.join(begun)}. " if begun else "",
         "idle": IDLE if results.standing else "",
         "unlike": unlike[:1].upper() + unlike[1:],
         "run": f"{'' if place.scale == SCALES[0] else f'SCALE={place.scale} '}bash benchmark.sh",
     }
-    text = [f"# The papers' benchmark, {title}", HEAD.format(**words, scale=place.scale)]
+    text = [f"# The papers' benchmark, {title}", HEAD.format(**words)]
     text += ["## Verdicts", f"`{results.command('verdicts')}`", RULES, verdicts(results)]
     drawn = {}
     for section in SECTIONS:
