@@ -24,7 +24,7 @@ from analysis.report import parsed, start, table
 from runtime import products
 from runtime.environments import make_env
 from runtime.evaluation import evaluate
-from runtime.home import CPU, environment, filled, read
+from runtime.home import CPU, environment, filled, read, tell_changed
 from runtime.messages import Fault, fail, tell, tell_notes
 
 import gymnasium as gym
@@ -52,6 +52,8 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
     """A run's agent, on the CPU and uncompiled, with products computed as the run computed them; `kind`, of the script,
     gives the class that takes the place of its own."""
     saved = read(folder, step, best, of_values)
+    if kind is None:
+        tell_changed(saved)
     env = environment(saved, env_id)
     products.choose(saved.args.matmul_precision, saved.args.products, CPU, resumed=True)
     agent = filled(saved, env.observation_space.shape[0], env.action_space.shape[0], kind and kind(saved.module))

@@ -24,7 +24,7 @@ from runtime.arguments import RunArgs, in_range, misfits, todays
 from runtime.checkpoints import BAD_CONTENT
 from runtime.contract import Learner, form_of
 from runtime.environments import in_units, make_env
-from runtime.messages import Refused, fail, said
+from runtime.messages import Refused, fail, said, tell
 from runtime.normalisation import Normaliser
 from runtime.seeds import side_by_side
 from runtime.spaces import as_space, described
@@ -83,6 +83,18 @@ def read(folder: Path, step: int | None = None, best: bool = False, of_values: C
     if of_values and isinstance(content, dict):
         module = of_values(module, content.get("args"))
     return Saved(path, module, arguments_of(module, path, content), content)
+
+
+def tell_changed(saved: Saved) -> None:
+    """Tells whose agent acts where an experiment trained it with another in the place of the script's."""
+    config = saved.path.parents["step-" in saved.path.name] / "config.json"
+    try:
+        program = json.loads(config.read_text(encoding="utf-8")).get("program") or ""
+    except (OSError, *BAD_CONTENT):  # the file goes alone, or has none
+        return
+    script = Path(saved.module.__file__).stem
+    if program and program.split()[-1] != script:
+        tell(f"{saved.path} was trained by {program}; it acts here as an agent of {script}.py does")
 
 
 def arguments_of(module: ModuleType, path: Path, saved) -> RunArgs:
@@ -212,6 +224,7 @@ def load(folder: str | Path, seed: int | None = None, policy: str | None = None,
     seed = seeds[0] if seed is None else whole(seed)
     if seed not in seeds:
         fail(f"{saved.path} has no seed {seed}: choose one of {seeds[0]} to {seeds[-1]}")
+    tell_changed(saved)
     space = saved.content.get("space")
     if space is None:
         env = environment(saved, env_id)

@@ -6,7 +6,7 @@ import re
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
-from analysis import gap
+from analysis import gap, play
 from analysis.experiments import bias, drawn, readings, spaces, starts
 from runtime import environments, home
 from runtime.arguments import parse
@@ -274,7 +274,7 @@ def test_differences_of_evaluations_are_paired():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
-def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
+def test_an_arms_run_is_played_by_the_arms_agent(tmp_path, capfd):
     """With what `drawn` writes, its own --show prints the same table."""
     folder, flags = tmp_path / "run", ["--total-timesteps", "40", "--learning-starts", "20", "--batch-size", "8"]
     flags += ["--random-steps", "20"]
@@ -287,6 +287,13 @@ def test_an_arms_run_is_played_by_the_arms_agent(tmp_path):
         assert code == 2 and b"is a run of analysis/experiments/readings.py train averaged" in err
     assert forked(*script, "--resume", folder, "--total-timesteps", "60")[0] == 0
     assert isinstance(drawn.armed(folder), readings.Averaged)
+    assert capfd.readouterr().err == ""
+    for act in (play.load, home.load):
+        act(folder)
+        said = (
+            "trained by analysis/experiments/readings.py train averaged; it acts here as an agent of sac_hpo_continuous"
+        )
+        assert said in capfd.readouterr().err
     args = drawn.Args((folder,), episodes=1, output=tmp_path / "drawn.csv")
     assert drawn.main(args) == drawn.main(drawn.Args(show=(args.output,))) and "--averaged | 60 | 2 |" in drawn.main(
         args
