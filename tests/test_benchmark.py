@@ -307,6 +307,8 @@ def test_the_committed_page_is_what_its_command_writes(scale):
 def test_a_section_that_does_not_exist(capsys):
     with pytest.raises(Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
         page.main(["tabel5"])
+    with pytest.raises(Refused, match="--base nowhere: no such folder; name the one that holds results/"):
+        page.main(["page", "--base", "nowhere"])
 
 
 def test_the_script_is_a_script():

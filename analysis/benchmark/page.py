@@ -452,6 +452,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if unknown := [what for what in options.what if what not in (*names, "page", "verdicts")]:
         fail(f"no section {', '.join(unknown)}: choose among page, verdicts, {', '.join(names)}")
+    if not options.base.is_dir():
+        fail(f"--base {options.base}: no such folder; name the one that holds results/")
     results = Results(Place(options.base.absolute(), os.environ.get("SCALE", SCALES[0]), options.keep_stale))
     for what in options.what:
         if what == "page":
