@@ -1,6 +1,7 @@
 """From results files to the page of tables, curves and verdicts, on made-up returns."""
 
 import dataclasses
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -30,9 +31,14 @@ def put(place, its, curves):
     head = [
         f"# python {its.script}.py {' '.join(its.command()[1:])}",
         "#   commit 0123456789; cpu, 1 threads",
+        values_of(its),
         "step,seed,episode,return,length",
     ]
     cells.write_whole(place.results(its), "\n".join([*head, *rows]) + "\n")
+
+
+def values_of(its):
+    return f"#   values {json.dumps(cells.own_values(its))}"
 
 
 def made_up(level, rng, seeds=8):
@@ -319,7 +325,8 @@ def put_evaluated(place, its, curves, steps, episodes=1):
     """The same with the evaluations' steps and as many episodes of the same return each."""
     rows = [f"{t},{s + 1},{e},{curves[s][i]},10" for i, t in enumerate(steps) for s in range(its.seeds)
             for e in range(episodes)]  # fmt: skip
-    head = [f"# python {its.script}.py {' '.join(its.command()[1:])}", "step,seed,episode,return,length"]
+    command = f"# python {its.script}.py {' '.join(its.command()[1:])}"
+    head = [command, values_of(its), "step,seed,episode,return,length"]
     cells.write_whole(place.results(its), "\n".join([*head, *rows]) + "\n")
 
 
@@ -364,7 +371,7 @@ def test_what_has_begun_is_shown_as_far_as_it_has_run(tmp_path):
     whole, part = (page.spread(curve.max(1)) for curve in (x, y))
     assert f"| Hopper-v4 | {whole} (8) | {part} (4, at 60,000) |" in text and "IQM" not in text
     found, _, note = page.estimate(("Hopper-v4", HPO, SAC, "mean"), results)
-    assert note == "at 60,000 of 100,000 steps"
+    assert note == "at 60,000 of 100,000 steps, of 4 and 8 seeds"
     assert found(0.95)[0] == pytest.approx(y.mean() - x[:, :6].mean())
     assert ", at 60,000 of 100,000 steps" in said(results, "SAC-HPO learns faster than SAC on all")
     path = page.page_path(place)
@@ -373,8 +380,87 @@ def test_what_has_begun_is_shown_as_far_as_it_has_run(tmp_path):
     assert "1 of 61 cells are done" in head
     assert 'by "at" and a step: Hopper-v4__sac_hpo_continuous (4 of 8 seeds at 60,000 of 100,000 steps). C' in head
     results.curves.cache_clear()
+    put_evaluated(place, sac, x[:, :6], np.arange(1, 7) * 5_000)  # more often, and not as far
+    assert page.estimate(("Hopper-v4", HPO, SAC, "mean"), results)[2].startswith("at 30,000 of 100,000 steps, of 4 and")
+    results.curves.cache_clear()
     put_evaluated(place, hpo, rng.normal(size=(8, 1)), [150_000])  # nothing of the cell
     assert results.curves(HPO, "Hopper-v4") is None and cells.held(hpo, place) is None
+
+
+def test_what_has_not_ended_is_judged_so_far(tmp_path):
+    """After 2% of a run: "holds so far", and of claims that nothing differs no verdict, as all is alike at first."""
+    rng, papers = np.random.default_rng(9), page.Results(Place(tmp_path, "paper"))
+    for env_id in claims.MUJOCO:
+        for arm, level in ((SAC, 100), (HPO, 200)):
+            put_evaluated(papers.place, papers.cell(arm, env_id), rng.normal(level, 5, (4, 2)), [10_000, 20_000])
+    for arm in STEPS.values():
+        put_evaluated(papers.place, papers.cell(arm, "Hopper-v4"), rng.normal(300, 5, (4, 2)), [10_000, 20_000])
+    papers.curves.cache_clear()
+    assert "| **holds so far** | HalfCheetah: " in said(papers, "SAC-HPO reaches more than SAC on all")
+    for claim in ("K = 2 and K = 3 reach about the same", "a large K is of no use"):
+        assert "| **too early** | Hopper: " in said(papers, claim)
+    text = page.section_text(next(s for s in SECTIONS if s.item == "figure3"), papers)
+    assert re.search(r"Standing still earns more on .*Ant-v4 \(1000\) than SAC \(\d+, at 20,000\)", text)
+
+
+def test_no_file_is_taken_for_what_it_is_not(tmp_path):
+    """A torn last row, a word among the numbers, an older form, no command: nothing of these is shown."""
+    place = Place(tmp_path, "laptop")
+    results = page.Results(place)
+    sac = results.cell(SAC, "Hopper-v4")
+    path, often = place.results(sac), np.arange(1, 11) * 10_000
+    put_evaluated(place, sac, np.ones((8, 10)), often)
+    text = path.read_text()
+    values = re.search("^#   values.*\n", text, re.M)[0]
+    for broken in (text[:-1], text.replace("return,length", "return,length,note").replace(",10\n", ",10,hi\n")):
+        cells.write_whole(path, broken)
+        assert cells.reach(sac, path) == (0, 0) and cells.held(sac, place) is None and not cells.stale(sac, path)
+    for old, why in (
+        (text.replace(values, ""), "form 1 where the cell has 2"),
+        (text.replace('"form": 2', '"form": 1'), "form 1 where the cell has 2"),
+        (re.sub("^#.*\n", "", text, flags=re.M), "it names no command"),
+        (text.replace(values, "").replace("--env-id", "--help --env-id", 1), "its command runs nothing"),
+    ):
+        cells.write_whole(path, old)
+        assert cells.held(sac, place) is None and cells.stale(sac, path) == cells.untimely(sac, place) == why
+    longer = Place(tmp_path, "paper")
+    long = page.Results(longer).cell(SAC, "Hopper-v4")
+    put_evaluated(longer, long, np.ones((4, 10)), often)
+    assert cells.untimely(sac, place) == why  # four seeds are not the cell's eight
+    put_evaluated(longer, dataclasses.replace(long, seeds=8), np.ones((8, 10)), often)
+    assert cells.is_done(sac, place) and cells.untimely(sac, place) == ""  # the stale file beside it harms nobody
+
+
+def test_no_results_are_lost_to_less(tmp_path, monkeypatch, capsys):
+    """A stopped run's rows go beside nothing that has more seeds or steps; an ended run's put that aside."""
+    place = Place(tmp_path, "paper")
+    sac = page.Results(place).cell(SAC, "Hopper-v4")
+    path, attempt = place.results(sac), cells.Attempt(sac, place)
+
+    def text(seeds, steps):
+        other = Place(tmp_path / "other", "paper")
+        put_evaluated(other, dataclasses.replace(sac, seeds=seeds), np.ones((seeds, steps)), np.arange(1, steps + 1))
+        return other.results(sac).read_text()
+
+    for there, new, kept in (((8, 30), (4, 60), True), ((4, 30), (8, 20), True), ((4, 30), (4, 31), False),
+                             ((4, 30), (8, 30), True), ((2, 30), (4, 30), False)):  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text(*there))
+        before = path.read_text()
+        rows = text(*new)
+        monkeypatch.setattr(cells, "collected", lambda run, unfinished=False, rows=rows: rows)
+        attempt.keep(Path("run"))
+        assert (path.read_text() == before) == kept, (there, new)
+    for broken in (text(4, 30)[:-1], text(4, 30).replace('"gamma": 0.99', '"gamma": 0.5')):
+        path.write_text(broken)  # which may be mended, or of use to somebody
+        attempt.keep(Path("run"))
+        assert path.read_text() == broken
+    path.write_text(before := text(8, 30))
+    attempt.write(new := text(4, 60))
+    (beside,) = path.parent.glob("*.csv.*")
+    assert path.read_text() == new and beside.read_text() == before and beside.name in capsys.readouterr().err
+    attempt.write(text(4, 61))
+    assert len([*path.parent.iterdir()]) == 2
 
 
 def test_a_longer_run_is_a_shorter_one_too(tmp_path):
@@ -389,7 +475,7 @@ def test_a_longer_run_is_a_shorter_one_too(tmp_path):
     assert np.allclose(results.curves(SAC, "Hopper-v4").curve(), x[:, :10])
     assert cells.reach(long, longer.results(long)) == (4, 300_000) and not cells.is_done(long, longer)
     text = longer.results(long).read_text()
-    cells.write_whole(longer.results(long), text.replace("--env-id", "--gamma 0.5 --env-id", 1))
+    cells.write_whole(longer.results(long), text.replace('"gamma": 0.99', '"gamma": 0.5', 1))
     assert cells.held(sac, place) == place.results(sac) and not cells.is_done(sac, place)
     assert cells.held(sac, dataclasses.replace(place, keep_stale=True)) == longer.results(long)
 

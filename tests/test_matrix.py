@@ -187,7 +187,8 @@ def test_ray_is_imported_when_it_is_asked_for_and_not_before(monkeypatch):
 def test_done_is_a_whole_results_file():
     place, (its, _) = Place(Path.cwd(), "laptop"), chosen(read(make_list(), "laptop"), [])
     rows = [f"{step},{seed},{e},1.5,200" for step in (100, 200, 300) for seed in (1, 2) for e in (0, 1)]
-    head = f"# python sac_continuous.py {' '.join(its.command()[1:])}\nstep,seed,episode,return,length\n"
+    head = f"# python sac_continuous.py {' '.join(its.command()[1:])}\n{cells.VALUES}"
+    head += json.dumps(cells.own_values(its)) + "\nstep,seed,episode,return,length\n"
 
     def holds(text):
         cells.write_whole(place.results(its), text)
@@ -198,8 +199,8 @@ def test_done_is_a_whole_results_file():
     assert holds(text)
     assert not holds(head) and not holds("") and not holds(text[: len(text) // 2])
     assert not any(holds(head + "\n".join(rows[:i] + rows[i + 1 :]) + "\n") for i in range(len(rows)))
-    assert not holds(head + "\n".join(rows[:-4]))  # a run of 200 steps
-    assert not holds(head + "\n".join(row for row in rows if ",2," not in row))  # of one seed
+    assert not holds(head + "\n".join(rows[:-4]) + "\n")  # a run of 200 steps
+    assert not holds(head + "\n".join(row for row in rows if ",2," not in row) + "\n")  # of one seed
     assert not holds(text[: -len(",200\n")] + ",\n") and not holds(text.replace("1.5", "-inf"))
     assert not holds(text + rows[0] + "\n") and not holds(text.replace("300,1,0,1.5", "300,1,0,nan"))
     assert not holds(text.replace("300,1,0,1.5", "300,1,0," + "1" * 200_000))
@@ -224,12 +225,14 @@ def test_results_of_other_values_are_stale():
         assert is_done(its, Place(place.base, place.scale, keep_stale=True))
         return cells.stale(its, place.results(its))
 
-    assert said(f"# python sac_continuous.py {own}") == ""
-    assert (
-        said(f"# python sac_continuous.py {own} --eval-max-steps 7 --matmul-precision medium --products onednn") == ""
-    )
-    assert said(f"# python sac_continuous.py {own} --gamma 0.5") == "gamma 0.5 where the cell has 0.99"
-    assert said(f"# python sac_continuous.py {own.replace('16', '999')}") == "batch_size 999 where the cell has 16"
+    def ran(flags):
+        values = cells.learned(vars(cells.parse(cells.module_of(its.script), flags.split())[0]))
+        return said(f"# python sac_continuous.py {flags}", cells.VALUES + json.dumps({"form": 2} | values))
+
+    assert ran(own) == ran(f"{own} --eval-max-steps 7 --matmul-precision medium --products onednn") == ""
+    assert said(f"# python sac_continuous.py {own}") == "form 1 where the cell has 2"  # values came before form 2
+    assert ran(f"{own} --gamma 0.5") == "gamma 0.5 where the cell has 0.99"
+    assert ran(own.replace("16", "999")) == "batch_size 999 where the cell has 16"
     assert "no-such-flag" in said(f"# python sac_continuous.py {own} --no-such-flag 1")
     assert said(f"# python analysis/readings.py train still {own}") == "analysis/readings.py train still made it"
     values = {

@@ -5,7 +5,8 @@ a laptop's. A line is every script on every environment. A cell that several lin
 `runs/benchmark/<scale>/<name>/`: the run's own folder below `runs/`, `log.txt` and `errors.txt`. It is done when its
 results file `results/benchmark/<scale>/<name>.csv` has all its seeds to its last step, of the cell's own values, and by
 nothing else; a file of other values is stale. A laptop's cell may have them from the paper's scale, since a run's first
-steps are those of a shorter one. A file with fewer seeds or steps is shown as what it is.
+steps are those of a shorter one (where it was evaluated at the shorter one's end, which is not so from pixels). A file
+with fewer seeds or steps is shown as what it is.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from analysis.records import (
 from runtime.arguments import check, parse, todays
 from runtime.contract import form_of
 from runtime.home import script_file
-from runtime.messages import Refused, fail
+from runtime.messages import Refused, fail, tell
 
 SCALES = ("laptop", "paper", "smoke")
 SMOKE = {  # everything end to end, and nothing learned; from pixels a step takes half a second
@@ -178,8 +179,13 @@ def reach(cell: Cell, path: Path, text: str = "") -> tuple[int, int]:
     (0, 0) of a file that is broken: every seed is at every step in as many episodes. A seed that diverged is an
     outcome: NaN in all episodes of an evaluation and of those after it."""
     try:
-        rows = parse_rows(text or read_text(path), path, ("seed", "step", "episode", "return", "length"))
+        text = text or read_text(path)
+        if not text.endswith("\n"):  # the last number may be half of one
+            return 0, 0
+        rows = parse_rows(text, path, ("seed", "step", "episode", "return", "length"))
         cells = {(int(row["seed"]), int(row["step"]), int(row["episode"])): float(row["return"]) for row in rows}
+        for row in rows:
+            [float(value) for value in row.values()]  # as read_arm does
         if any(math.isinf(value) for value in cells.values()) or any(int(row["length"]) < 1 for row in rows):
             return 0, 0
     except (Refused, ValueError):
@@ -228,7 +234,9 @@ def file_values(cell: Cell, text: str) -> list[dict]:
     script = module_of(cell.script)
     if told := re.findall(rf"^{VALUES}(.*)$", text, re.M):
         return [{"form": 1} | todays(script, learned(json.loads(line))) for line in told]
-    return [commanded(script, shlex.split(flags)) for _, flags in commands]
+    if not commands:
+        fail("it names no command")
+    return [{"form": 1} | commanded(script, shlex.split(flags)) for _, flags in commands]  # values came before form 2
 
 
 def commanded(script: ModuleType, flags: list[str]) -> dict:
@@ -261,6 +269,16 @@ def stale(cell: Cell, path: Path) -> str:
         ))  # fmt: skip
     except (Refused, ValueError, AttributeError) as error:
         return str(error)
+    except SystemExit:  # --help
+        return "its command runs nothing"
+
+
+def untimely(cell: Cell, place: Place) -> str:
+    """`stale` of the files that could make a cell done, where none does."""
+    if is_done(cell, place):
+        return ""
+    said = (stale(cell, there.results(cell)) for there in (place, *place.longer()))
+    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 def is_done(cell: Cell, place: Place) -> bool:
@@ -367,7 +385,7 @@ class Attempt:
             return Outcome(True)
         run = newest_run(self.cell, self.place)
         if run and (text := collected(run)):
-            write_whole(self.place.results(self.cell), text)
+            self.write(text)
             whole = is_done(self.cell, self.place)
             return Outcome(whole, "" if whole else f"{run} has no whole evaluations.csv")
         if self.stopped:
@@ -388,8 +406,23 @@ class Attempt:
         path, best = self.place.results(self.cell), held(self.cell, self.place)
         if run and not stale(self.cell, path) and (text := collected(run, unfinished=True)):
             known = math.prod(reach(self.cell, best)) if best else 0
-            if math.prod(reach(self.cell, path, text)) > known:
+            if math.prod(reach(self.cell, path, text)) > known and not self.loses(text):
                 write_whole(path, text)
+
+    def loses(self, text: str) -> bool:
+        """Whether a results file there, of the cell's values or broken, has what this text for it lacks."""
+        path, endless = self.place.results(self.cell), dataclasses.replace(self.cell, seeds=10**9, steps=10**18)
+        old, new = reach(endless, path), reach(endless, path, text)
+        broken = path.exists() and not all(old)
+        return broken or (not stale(self.cell, path) and any(a > b for a, b in zip(old, new)))
+
+    def write(self, text: str) -> None:
+        """The results file of a run that has ended; what it would lose stays beside it."""
+        path = self.place.results(self.cell)
+        if self.loses(text):
+            path.rename(beside := path.with_name(f"{path.name}.{time.time_ns()}"))
+            tell(f"{path.name} has fewer seeds or steps than what was there, which is {beside.name} now")
+        write_whole(path, text)
 
     def start(self, run: Path | None) -> None:
         command = self.cell.command()
@@ -427,4 +460,5 @@ def whole(cell: Cell, place: Place, threads: int = 1) -> Outcome:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if attempt.process:
                 attempt.process.wait(60)
+                attempt.keep(newest_run(cell, place))
         raise

@@ -33,7 +33,7 @@ from analysis.benchmark.cells import (
     newest_run,
     progress,
     read,
-    stale,
+    untimely,
 )
 from analysis.report import Parser, start
 from runtime import machine
@@ -272,7 +272,7 @@ def listing(lines, place: Place, lanes: int, items: list[str] = ()) -> str:
     rows = [row(item, chosen(lines, [item])) for item in items]
     known = f"as {sum(map(len, seen.values()))} cells went here" if seen else "by a guess from this machine's products"
     head = f"{'item':<10} cells  done  begun   time left at SCALE={place.scale}, {lanes} cells at a time, {known}"
-    old = [f"stale: {cell.name}: {said}" for cell in cells if (said := stale(cell, place.results(cell)))]
+    old = [f"stale: {cell.name}: {said}" for cell in cells if (said := untimely(cell, place))]
     return "\n".join([head, *rows, row("all", cells), *old])  # cells that items share count once
 
 
@@ -310,7 +310,7 @@ def main(argv: list[str]) -> int:
         return 0
     todo = [cell for cell in cells if not is_done(cell, place)]
     for cell in todo:
-        if said := stale(cell, place.results(cell)):
+        if said := untimely(cell, place):
             tell(f"{cell.name} runs again, for its results are stale ({said}); --keep-stale keeps them")
     if use_ray := options.ray or bool(address):
         connect(address)

@@ -19,9 +19,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import ROOT, curves, gap, policy_shape
 from analysis.benchmark import standing
-from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, held, is_done, reach, read, stale
+from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, held, is_done, reach, read, untimely
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
-from analysis.benchmark.intervals import OPEN, Means, Part, Spreads, bootstrap, deciding, improvement, iqm, verdict
+from analysis.benchmark.intervals import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    Means,
+    Part,
+    Spreads,
+    bootstrap,
+    deciding,
+    improvement,
+    iqm,
+    verdict,
+)
 from analysis.records import LOST_COMMIT, Arm, Key, alike, check_output, read_arm, read_rows, read_text, write_whole
 from analysis.report import Parser, counted, diverged, spread, start, table
 from runtime.messages import fail
@@ -34,6 +46,7 @@ import matplotlib.pyplot as plt
 
 MEASURES = {"best": lambda x: x.max(-1), "mean": lambda x: x.mean(-1), "last": lambda x: x[..., -1]}
 PUBLISHED = ROOT / "results" / "published" / "sac.csv"
+EARLY = "too early"
 MARGIN = 0.2  # "similar" and "not sensitive" say no number: within a fifth of the second's mean
 
 
@@ -60,6 +73,10 @@ class Results:
         known = read_arm([path], Key(env_id, its.script, its.flags, its.steps))
         until = its.steps if until is None else min(until, its.steps)
         return known.up_to(until) if known.steps[0] <= until else None
+
+    def unfinished(self, arm: tuple, env_id: str) -> bool:
+        """Whether an arm has run, and not to its end."""
+        return self.curves(arm, env_id) is not None and not is_done(self.cell(arm, env_id), self.place)
 
     def command(self, what: str) -> str:
         return f"{'' if self.scale == SCALES[0] else f'SCALE={self.scale} '}python analysis/benchmark/page.py {what}"
@@ -111,7 +128,8 @@ def below(section: Section, measure: str, results: Results) -> str:
             if found := beside(section, arm, env_id, results):
                 curve = found.curve()
                 mean = MEASURES[measure](curve[np.isfinite(curve).all(1)]).mean() if len(curve) > diverged(curve) else 0
-                less += [f"{NAMES[arm]} ({mean:.0f})"] if mean < still else []
+                at = f", at {found.steps[-1]:,}" if found.steps[-1] < until(section, arm, env_id, results) else ""
+                less += [f"{NAMES[arm]} ({mean:.0f}{at})"] if mean < still else []
         names = " and ".join([", ".join(less[:-1]), *less[-1:]] if less[1:] else less)
         tasks += [f"on {env_id} ({still:.0f}) than {names}"] if less else []
     return f"Standing still earns more {'; '.join(tasks)}." if tasks else ""
@@ -140,7 +158,8 @@ def together(arms: list[Arm]) -> list[np.ndarray]:
 def aggregates(section: Section, measure: str, results: Results) -> str:
     """IQM of each arm and its probability of improvement over the first, over the tasks where all arms are done."""
     cells = {env_id: [results.cell(arm, env_id) for arm in section.arms] for env_id in section.env_ids}
-    env_ids = [env_id for env_id, its in cells.items() if all(is_done(c, results.place) for c in its)]
+    env_ids = [env_id for env_id, its in cells.items() if all(is_done(c, results.place) for c in its)
+               and any(np.isfinite(results.curves(arm, env_id).curve()).any() for arm in section.arms)]  # fmt: skip
     if not env_ids:
         return ""
     seeds = min(len(results.curves(arm, env_id).seeds) for arm in section.arms for env_id in env_ids)
@@ -184,7 +203,7 @@ def estimate(part: tuple, results: Results):
     arms = [results.curves(arm, env_id) for arm in (x, y)]
     if None in arms:
         return None, 0.0, "not run"
-    goal, step = results.cell(x, env_id).steps, min(arm.steps[-1] for arm in arms)
+    goal, step = results.cell(x, env_id).steps, max({*arms[0].steps} & {*arms[1].steps}, default=0)
     short = [arm.steps[-1] < results.cell(which, env_id).steps for arm, which in zip(arms, (x, y))]
     if any(short):
         arms = [arm.up_to(step) for arm in arms if arm.steps[0] <= step]
@@ -197,6 +216,8 @@ def estimate(part: tuple, results: Results):
         notes.append(f"over {len(pair[0].steps)} common evaluations")
     if len({arm.values["return"].shape[2] for arm in arms}) > 1:
         notes.append(f"in {many} common episode{'s' * (many > 1)}")
+    if any(len(arm.seeds) < results.cell(which, env_id).seeds for arm, which in zip(arms, part[1:3])):
+        notes.insert(0, f"of {len(x)} and {len(y)} seeds")
     if any(short):
         notes.insert(0, f"at {step:,} of {goal:,} steps")
     if any(lost):
@@ -253,7 +274,10 @@ def verdicts(results: Results) -> str:
         shown = [part_text(*each, digits, level) for each in zip(parts, numbers, notes, few)]
         measure = {"spread": "log ratio of spreads"}.get(claim.measure, claim.measure)
         if not any(part.estimate for part in parts):
-            said, shown = "not run", [] if {*notes} == {"not run"} else shown
+            said, shown = ("not run", []) if {*notes} == {"not run"} else (OPEN, shown)
+        if any(results.unfinished(arm, env_id) for env_id, *arms, _ in claim.parts() for arm in arms):
+            early = claim.wanted in ("same", "no more", "differ") and said != "not run"
+            said = EARLY if early else f"{said} so far" if said in (HOLDS, FAILS) else said
         rows.append([claim.text, claim.where, measure, f"**{said}**", "; ".join(shown)])
     return table(["claim", "where", "measure", "verdict", "differences with 95 % intervals"], rows) if rows else ""
 
@@ -313,7 +337,7 @@ a title prints the section's tables. Numbers are mean ± standard deviation over
 its last one. {unlike}{idle}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them. On Ant,
 Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what that alone does on
 Ant is in `docs/lab/readings-old-start.md`."""
-BEGUN = """Begun and shown as far as they have run, which numbers say by "at" and a step: """
+BEGUN = """Begun, and shown as far as they have run, as numbers say by their count of seeds and by "at" and a step: """
 IDLE = """"Standing still" and "random actions" are mean ± standard deviation over ten episodes without any learning:
 every action the middle of its range, and actions uniform over it (`python analysis/benchmark/standing.py`). """
 RULES = """Differences of means have Welch's 95 % interval. They are of what both arms were evaluated in alike: common
@@ -327,9 +351,11 @@ deviations, above zero where the first lie closer together, with the jackknife's
 "could show" is the smallest difference that as many seeds, were they to vary as these do, would tell from zero in 80 %
 of experiments: two-sided, by the noncentral t distribution, at 5 %, or, where one task of several is enough for the
 claim, at 5 % divided by their number. A seed that diverged is counted, from there on as the lowest evaluation of the
-two arms. Where no seed differs from another nothing is told. All of them are about runs of this length and may differ
-from what longer ones show. One claim has no row, since no script has its other arm: that noise in every Langevin step,
-MCMC-PO eq. (7), helps exploration; the flow of eq. (9) stands alone."""
+two arms. Where a run has not ended, a claim holds or does not hold "so far", as often as the page is written, and one
+that nothing differs is "too early", since all is alike at first. Where no seed differs from another nothing is told.
+All of them are about runs of this length and may differ from what longer ones show. One claim has no row, since no
+script has its other arm: that noise in every Langevin step, MCMC-PO eq. (7), helps exploration; the flow of eq. (9)
+stands alone."""
 THIN = """The thin grey line is the mean of SAC's ten seeds as the authors of SimbaV2 published them (source and
 numbers: `results/published/sac.csv`), every 16,666 steps, unsmoothed. It has settings of its own, a tuned temperature
 among them, so it tells the order of size, and no verdict rests on it."""
@@ -388,7 +414,7 @@ def page(results: Results, drawing: bool = True) -> str:
     machines = {f"{commit}{dirty} on {device}" + " (not in the repository)" * bool(lost)
                 for commit, dirty, device, lost in commits}  # fmt: skip
     machines = "; ".join(sorted(machines)) or "none yet"
-    old = [f"{c.name} ({said})" for c in results.cells.values() if (said := stale(c, place.results(c)))]
+    old = [f"{c.name} ({said})" for c in results.cells.values() if (said := untimely(c, place))]
     seen = {
         "--matmul-precision medium": "round wide products to bfloat16",
         "--eval-episodes 5": "are evaluated in 5 episodes",
