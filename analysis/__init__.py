@@ -1,6 +1,6 @@
 """What reads runs, sorted by who runs it. A program is started by its file; --help says what it is for.
 
-here          on your own run: play, export, tables, curves, scalars, gap, policy_shape, landscape, pictures, collect
+here          on your own run: play, keep, export, tables, curves, scalars, gap, policy_shape, landscape, collect, ..
 benchmark/    the papers' matrix: its cells and their runner, verdicts, docs/results.md
 experiments/  questions that were asked once: which reading, which space, which start, how far an action moves
 checks/       whoever changes the code: does it learn the same, survive, and how fast

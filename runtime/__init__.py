@@ -3,6 +3,7 @@
 messages.py      one clear line for what cannot be, exit code 2
 contract.py      what a run asks of a script: its module, its agent
 seeds.py         layers, Adam and numbers with a place for each seed
+convolutions.py  convolutions with weights of each seed
 replay.py        a ring of rows for each seed
 normalisation.py observations less their mean, over their deviation
 arguments.py     flags of every run, limits, what a resumed run may change

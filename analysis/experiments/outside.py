@@ -5,8 +5,9 @@
     python analysis/experiments/outside.py join *__sbx_sac.*.csv --output results/outside/HalfCheetah-v4__sbx_sac.csv
 
 `peers` is a virtual environment of its own: pip install sbx-rl gymnasium==1.4.0 mujoco==3.17.0 imageio packaging. Ours
-are what every script has by default: two hidden layers of 256, 3e-4 for all, batch 256, an update a step after 5,000
-random ones. First weights and the range of log-std are theirs. Every 10,000 steps come ten episodes without noise.
+are what every script had by default until November 2026: two hidden layers of 256, 3e-4 for all, batch 256, an update a
+step after 5,000 random ones. First weights and the range of log-std are theirs. Every 10,000 steps come ten episodes
+without noise.
 
 `published` takes our script's flags, after those of the SAC whose ten seeds are in results/published/: a learning rate
 of 1e-3, Adam's first beta of 0.5, a temperature tuned from 1, 5,000 random steps without an update.
