@@ -6,7 +6,8 @@
 
 The first draws all scripts of an environment in one panel, the third each beside the one named. Runs of one script
 with the same flags and length are one curve, pooled over their seeds. Every seed's evaluations are smoothed by an
-exponential moving average of window 5 (weight 2/6 on the newest).
+exponential moving average of window 5 (weight 2/6 on the newest), where there are 50 or more: it lags by two, which in
+a curve of ten would hide how it ends.
 """
 
 import sys
@@ -28,6 +29,9 @@ NAMES = {"sac_continuous": "SAC", "sac_hpo_continuous": "SAC-HPO", "sac_nf_conti
 NAMES |= {f"baseline{i}": f"baseline-{i}" for i in (1, 2, 3)} | {"noise_only": "noise only"}
 
 
+MANY = 50  # evaluations from which a curve is drawn smoothed
+
+
 def smooth(curves: np.ndarray, window: int = 5) -> np.ndarray:
     """Exponential moving average along the last axis, (S, T) -> (S, T)."""
     out = curves.astype(float).copy()
@@ -37,9 +41,10 @@ def smooth(curves: np.ndarray, window: int = 5) -> np.ndarray:
 
 
 def plot(axis, steps: np.ndarray, curves: np.ndarray, label: str, color=None, each: bool = False):
-    """Mean and one standard deviation over the seeds of smoothed curves (S, T) that have not diverged; and each seed's,
-    if asked. Returns the line."""
-    lost, curves = diverged(curves), smooth(curves[np.isfinite(curves).all(1)])
+    """Mean and one standard deviation over the seeds of curves (S, T) that have not diverged, smoothed if they are
+    long; and each seed's, if asked. Returns the line."""
+    lost, curves = diverged(curves), curves[np.isfinite(curves).all(1)]
+    curves = smooth(curves) if len(steps) >= MANY else curves
     label += f", {len(curves) + lost} seeds" + f", {lost} diverged" * bool(lost)
     mean = curves.mean(0) if len(curves) else np.full(len(steps), np.nan)
     deviation = curves.std(0, ddof=1) if len(curves) > 1 else 0

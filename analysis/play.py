@@ -33,7 +33,7 @@ import tyro
 from PIL import Image
 
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
-FRAMES, EVERY, SIDE, COLOURS = 100, 2, 220, 48  # of a GIF: how many, of how many each, pixels across, and colours
+FRAMES, EVERY, SIDE, COLOURS = 64, 2, 220, 48  # of a GIF: how many, of how many each, pixels across, and colours
 
 
 @dataclasses.dataclass

@@ -85,6 +85,7 @@ def registered(env_id: str, mode: str | None, options: dict, limit: int, named: 
             if mode == "human" and "glfw" in sys.modules and not machine.has_screen():  # else GLFW aborts
                 raise RuntimeError("no window opens here: it needs a screen")
             env = make(env_id, **options, **more)
+            follow(env)
             env = NarrowSeeds(env) if needs.narrow else env
             env = OwnGlobals(env) if needs.globals else env
             if mode or bullet:  # which starts its simulator, and greets, at the first reset
@@ -119,6 +120,15 @@ def normalised(env: gym.Env) -> gym.Env:
     """Actions in [-1, 1] by an affine map."""
     act = env.action_space
     return gym.wrappers.TransformAction(env, in_units(act), gym.spaces.Box(-1, 1, act.shape, act.dtype))
+
+
+def follow(env: gym.Env) -> None:
+    """Lets a film follow MuJoCo's robots. Gymnasium 1.4 films from a free camera, and where that has no body to track,
+    as on HalfCheetah, the robot soon leaves the picture."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer and renderer.camera_id == -1 and "trackbodyid" not in (renderer.default_cam_config or {}):
+        with contextlib.suppress(KeyError):  # the model has no such camera
+            renderer.camera_id = renderer.model.camera("track").id
 
 
 def in_units(act: gym.spaces.Box) -> Callable[[np.ndarray], np.ndarray]:

@@ -13,7 +13,7 @@ import sac_hpo_pixels as px
 from analysis import collect, curves, gap, pictures, play, records, report, scalars, tables
 from analysis.checks import throughput
 from analysis.experiments import clamped, controllers
-from runtime import home
+from runtime import environments, home
 from runtime.arguments import parse
 from runtime.messages import Refused
 from runtime.streams import episode
@@ -184,6 +184,12 @@ def test_tables_and_curves_of_run_folders(capsys):
 def test_smoothing():
     """Window 5 gives the newest value the weight 1/3; a constant stays."""
     assert np.allclose(curves.smooth(np.array([[0.0, 3.0, 3.0], [7.0, 7.0, 7.0]])), [[0, 1, 5 / 3], [7, 7, 7]])
+    _, axis = curves.plt.subplots()
+    for length in (10, curves.MANY):  # drawn as it is, and smoothed where it is long
+        climb = np.arange(length, dtype=float)[None]
+        line = curves.plot(axis, climb[0], climb, "SAC")
+        assert np.allclose(line.get_ydata(), climb if length < curves.MANY else curves.smooth(climb))
+    curves.plt.close()
 
 
 def test_clamped_fractions(monkeypatch):
@@ -358,6 +364,17 @@ def test_play(capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
+def test_films_follow_the_robot():
+    """The camera that a model has for it, where Gymnasium's own follows nothing; no number of the run changes."""
+    for env_id, camera in (("HalfCheetah-v5", "track"), ("Hopper-v5", ""), ("Reacher-v5", ""), ("Pendulum-v1", None)):
+        env = gym.make(env_id, render_mode="rgb_array")
+        environments.follow(env)
+        if camera is not None:
+            renderer = env.unwrapped.mujoco_renderer
+            assert renderer.camera_id == (renderer.model.camera(camera).id if camera else -1), env_id
+        env.close()
+
+
 def test_play_films():
     assert train(hpo, quick(hpo, env_id="Counter-v0", total_timesteps=60)) == 0
     play.main(play.Args(newest(), episodes=2, video=Path("films")))

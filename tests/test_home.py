@@ -341,9 +341,9 @@ def test_a_gif_of_an_episode():
     folder = trained(sac, "Pendulum-v1", num_seeds=2)
     text = play.film(play.Args(folder, gif=Path("a.gif")))
     with Image.open("a.gif") as image:
-        assert (image.n_frames, image.width, image.info["loop"]) == (100, play.SIDE, 0)
+        assert (image.n_frames, image.width, image.info["loop"]) == (64, play.SIDE, 0)
     (row, *_) = play.play(play.Args(folder, episodes=1))
-    assert text.startswith("a.gif: policy base, 100 frames") and text.endswith(f"returns {row[2][0]:.1f}")
+    assert text.startswith("a.gif: policy base, 64 frames") and text.endswith(f"returns {row[2][0]:.1f}")
     with pytest.raises(Refused, match="--gif"):
         play.film(play.Args(folder, gif=Path("a.gif/b.gif")))
     with pytest.raises(Refused, match=r"ends in \.gif"):

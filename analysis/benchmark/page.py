@@ -294,7 +294,7 @@ def published() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def thin_line(axis, env_id: str, until: int) -> None:
     """The mean of published seeds up to a step, of the tasks that have any; not smoothed, as they were evaluated more
-    seldom than a window of ours is wide."""
+    seldom than a window of long ones of ours is wide."""
     if env_id in published():
         steps, returns = published()[env_id]
         shown, label = steps <= until, f"SAC, published, {len(returns)} seeds"
@@ -302,8 +302,8 @@ def thin_line(axis, env_id: str, until: int) -> None:
 
 
 def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
-    """A panel for each task of the sections of which every arm has run: mean and one standard deviation over seeds,
-    smoothed. Whether there are any; without a path that is all."""
+    """A panel for each task of the sections of which every arm has run: mean and one standard deviation over seeds.
+    Whether there are any; without a path that is all."""
     panels = [(section, env_id) for section in sections for env_id in section.env_ids]
     panels = [(s, env_id) for s, env_id in panels if all(results.curves(arm, env_id) for arm in s.arms)]
     if not panels or path is None:
