@@ -33,7 +33,7 @@ import tyro
 from PIL import Image
 
 START = 2**39  # a step that no run reaches, so that its episodes start otherwise
-FRAMES, EVERY, SIDE, COLOURS = 64, 2, 220, 48  # of a GIF: how many, of how many each, pixels across, and colours
+FRAMES, EVERY, SIDE, COLOURS = 64, 2, 220, 128  # of a GIF: how many, of how many each, pixels across, and colours
 
 
 @dataclasses.dataclass
@@ -132,7 +132,9 @@ def film(args: Args) -> str:
     frames = [Image.fromarray(frame) for frame in env.frames]
     if not frames:
         fail(f"--gif {args.gif}: {agent.args.env_id} draws nothing")
-    small = [x.resize((SIDE, round(SIDE * x.height / x.width))).quantize(COLOURS, dither=0) for x in frames]
+    small = [x.resize((SIDE, round(SIDE * x.height / x.width))) for x in frames]
+    colours = small[0].quantize(COLOURS, Image.Quantize.MAXCOVERAGE)  # the same for all, or they would flicker
+    small = [x.quantize(palette=colours, dither=0) for x in small]
     rate = EVERY * 1000 / (env.metadata.get("render_fps") or 30)
     try:
         args.gif.parent.mkdir(parents=True, exist_ok=True)
