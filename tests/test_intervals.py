@@ -1,5 +1,8 @@
 """Interquartile means, probabilities of improvement, intervals and verdicts, on numbers that can be checked by hand."""
 
+from pathlib import Path
+
+from analysis import ROOT
 from analysis.benchmark import intervals
 from analysis.benchmark.intervals import (
     FAILS,
@@ -17,6 +20,7 @@ from analysis.benchmark.intervals import (
     steadier,
     verdict,
 )
+from analysis.experiments import outside
 from analysis.report import interval as welch
 
 import numpy as np
@@ -207,3 +211,21 @@ def test_verdicts_err_as_seldom_as_they_say():
         refuted += said == FAILS
         assert said != HOLDS
     assert 1 <= refuted <= 10  # one-sided: 2.5% are expected, 5 of 200
+
+
+def test_beside_published_seeds(capsys):
+    """Where steps are within 1%: 50,000 and 49,998, not 30,000 and 33,332; by the numbers of the file itself."""
+    mine = np.array([5000.0, 6000.0, 7000.0])
+    rows = [f"{t},{s + 1},0,{mine[s] + t / 1000},9" for t in (30_000, 50_000) for s in range(3)]
+    path = Path("HalfCheetah-v4__published.csv")
+    path.write_text("\n".join(["step,seed,episode,return,length", *rows]) + "\n")
+    assert outside.main(["beside", str(path)]) == 0
+    lines = [line.split(",") for line in (ROOT / "results/published/sac.csv").read_text().splitlines()]
+    theirs = np.array([float(x[3]) for x in lines if (x[0], x[2:3]) == ("HalfCheetah-v4", ["49998"])])
+    assert len(theirs) == 10
+    low, high = stats.ttest_ind(mine + 50, theirs, equal_var=False).confidence_interval()
+    row = f"| 50,000 | 6050 ± 1000 | 49,998 | {theirs.mean():.0f} ± {theirs.std(ddof=1):.0f} | "
+    row += f"{6050 - theirs.mean():+.0f} [{low:+.0f}, {high:+.0f}] |"
+    out = capsys.readouterr().out
+    assert row in out and "30,000" not in out
+    assert outside.main(["beside", "Pendulum-v1__mine.csv"]) == outside.main(["beside", "Hopper-v4__none.csv"]) == 2

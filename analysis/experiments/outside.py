@@ -2,6 +2,7 @@
 
     peers/bin/python analysis/experiments/outside.py sbx --seed 1 --output HalfCheetah-v4__sbx_sac.1.csv   # one seed
     python analysis/experiments/outside.py published --num-seeds 4   # our SAC, at the settings of published runs
+    python analysis/experiments/outside.py beside results/outside/HalfCheetah-v4__published.csv      # what that reached
     python analysis/experiments/outside.py join *__sbx_sac.*.csv --output results/outside/HalfCheetah-v4__sbx_sac.csv
 
 `peers` is a virtual environment of its own: pip install sbx-rl gymnasium==1.4.0 mujoco==3.17.0 imageio packaging. Ours
@@ -69,6 +70,35 @@ def published(flags: list[str]) -> int:
     return launch(sac, flags, program="analysis/experiments/outside.py published")
 
 
+def beside(path: Path) -> int:
+    """Prints our runs' evaluations and the published seeds', where their steps are within 1% of each other."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from analysis.benchmark.page import published as others
+    from analysis.records import Key, read_arm
+    from analysis.report import interval, spread, table
+    from runtime.messages import Refused, fail, tell
+
+    try:
+        env_id, rows = path.name.split("__")[0], []
+        if env_id not in others():
+            fail(f"{path.name}: its name begins with none of {', '.join(others())}, of which there are published seeds")
+        steps, returns = others()[env_id]
+        arm = read_arm([path], Key(env_id, "sac_continuous", (), None)) or fail(f"{path} has no evaluations")
+    except Refused as refusal:
+        tell(refusal)
+        return 2
+    for step, mine in zip(arm.steps, arm.curve().T):
+        near = abs(steps - step).argmin()
+        if abs(steps[near] - step) <= 0.01 * step:
+            theirs = returns[:, near]
+            x, low, high = interval(mine, theirs)
+            told = f"{x:+.0f} [{low:+.0f}, {high:+.0f}]"
+            rows.append([f"{step:,}", spread(mine), f"{steps[near]:,}", spread(theirs), told])
+    ours, published = f"ours, {len(arm.seeds)} seeds", f"published, {len(returns)} seeds"
+    print(table(["step", ours, "step", published, "difference"], rows))
+    return 0
+
+
 def comments(options: argparse.Namespace) -> list[str]:
     """How these rows came to be."""
     flags = "env_id", "seed", "total_timesteps", "alpha", "learning_starts", "learning_rate"
@@ -106,6 +136,8 @@ class Parser(argparse.ArgumentParser):  # not the others': there is no package o
 def main(argv: list[str]) -> int:
     if argv[:1] == ["published"]:
         return published(argv[1:])
+    if argv[:1] == ["beside"] and len(argv) == 2:
+        return beside(Path(argv[1]))
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", choices=["sb3", "sbx", "join"], help="whose SAC; or join the files of seeds")
     parser.add_argument("files", nargs="*", type=Path, help="join: files of one seed each")
