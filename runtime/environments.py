@@ -125,8 +125,9 @@ def normalised(env: gym.Env) -> gym.Env:
 def follow(env: gym.Env) -> None:
     """Lets a film follow MuJoCo's robots. Gymnasium 1.4 films from a free camera, and where that has no body to track,
     as on HalfCheetah, the robot soon leaves the picture."""
-    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer and renderer.camera_id == -1 and "trackbodyid" not in (renderer.default_cam_config or {}):
+    renderer, own = getattr(env.unwrapped, "mujoco_renderer", None), vars(env.unwrapped)
+    asked = own.get("camera_id") is not None or own.get("camera_name") is not None  # by --env-kwargs
+    if renderer and not asked and "trackbodyid" not in (renderer.default_cam_config or {}):
         with contextlib.suppress(KeyError):  # the model has no such camera
             renderer.camera_id = renderer.model.camera("track").id
 

@@ -373,6 +373,9 @@ def test_films_follow_the_robot():
             renderer = env.unwrapped.mujoco_renderer
             assert renderer.camera_id == (renderer.model.camera(camera).id if camera else -1), env_id
         env.close()
+    env = gym.make("HalfCheetah-v5", render_mode="rgb_array", camera_id=-1)  # the free camera, by choice
+    environments.follow(env)
+    assert env.unwrapped.mujoco_renderer.camera_id == -1
 
 
 def test_play_films():

@@ -228,4 +228,5 @@ def test_beside_published_seeds(capsys):
     row += f"{6050 - theirs.mean():+.0f} [{low:+.0f}, {high:+.0f}] |"
     out = capsys.readouterr().out
     assert row in out and "30,000" not in out
+    assert outside.main(["beside"]) == outside.main(["beside", str(path), str(path)]) == 2
     assert outside.main(["beside", "Pendulum-v1__mine.csv"]) == outside.main(["beside", "Hopper-v4__none.csv"]) == 2

@@ -184,8 +184,8 @@ def reach(cell: Cell, path: Path, text: str = "") -> tuple[int, int]:
             return 0, 0
         rows = parse_rows(text, path, ("seed", "step", "episode", "return", "length"))
         cells = {(int(row["seed"]), int(row["step"]), int(row["episode"])): float(row["return"]) for row in rows}
-        for row in rows:
-            [float(value) for value in row.values()]  # as read_arm does
+        for value in (value for row in rows for value in row.values()):
+            float(value)  # or the page would be refused for it
         if any(math.isinf(value) for value in cells.values()) or any(int(row["length"]) < 1 for row in rows):
             return 0, 0
     except (Refused, ValueError):

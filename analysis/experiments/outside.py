@@ -136,8 +136,11 @@ class Parser(argparse.ArgumentParser):  # not the others': there is no package o
 def main(argv: list[str]) -> int:
     if argv[:1] == ["published"]:
         return published(argv[1:])
-    if argv[:1] == ["beside"] and len(argv) == 2:
-        return beside(Path(argv[1]))
+    if argv[:1] == ["beside"] and not {"-h", "--help"} & {*argv}:
+        if len(argv) == 2:
+            return beside(Path(argv[1]))
+        print("outside: beside takes one file of evaluations", file=sys.stderr)
+        return 2
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", choices=["sb3", "sbx", "join"], help="whose SAC; or join the files of seeds")
     parser.add_argument("files", nargs="*", type=Path, help="join: files of one seed each")
