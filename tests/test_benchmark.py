@@ -204,7 +204,7 @@ def test_verdicts_of_about_the_same_and_of_spread(tmp_path):
         results = page.Results(place)
         put(place, results.cell(HPO, env_id), made_up(100, rng))
         put(place, results.cell(claims.BASELINE1, env_id), 100 + 30 * (made_up(100, rng) - 100))
-    row = said(page.Results(place), "and its seeds lie closer together")
+    row = said(page.Results(place), "with the learned force seeds lie closer")
     assert "**holds**" in row and re.search(r"Ant: \+3\.\d\d \[\+[12]\.\d\d, ", row)  # log 30 is 3.4
 
 
@@ -253,7 +253,7 @@ def test_one_seed_tells_nothing(tmp_path):
     for arm, level in ((SAC, 1), (HPO, 100)):
         for env_id in claims.MUJOCO:
             put(results.place, results.cell(arm, env_id), [[level, level]])
-    row = said(results, "SAC-HPO reaches more")
+    row = said(results, "SAC-HPO reaches more than SAC on all")
     assert "**cannot be told**" in row and row.count("too few seeds") == 5 and "nan" not in row
     row = said(results, "SAC-HPO's seeds lie closer")
     assert "**cannot be told**" in row and row.count("too few seeds") == 5 and "nan" not in row
@@ -275,8 +275,13 @@ def test_the_page_and_its_figures(results, monkeypatch):
     pictures = re.findall(r"!\[[^]]*\]\((.*?)\)", text)
     assert pictures == ["results/figure7.png"]  # the others lack an arm
     assert all((path.parent / name).stat().st_size > 5000 for name in pictures)
-    for section in SECTIONS:
+    here, waiting = page.told(results)
+    assert [section.item for section in here] == ["table5", "table1", "figure3", "figure7"]  # K = 2 is Figure 3's arm
+    for section in here:
         assert f"## {section.title}" in text and words(page.section_text(section, results)) in words(text)
+    for section in waiting:
+        assert f"## {section.title}" not in text and f"- `{section.item}`: {section.title}\n" in text
+    assert {*map(id, here)} | {*map(id, waiting)} == {*map(id, SECTIONS)}
     assert page.verdicts(results) in text and "nan" not in text
     monkeypatch.setenv("SCALE", "paper")
     assert page.main(["page", "--base", str(results.place.base)]) == 0
@@ -296,10 +301,30 @@ def test_published_sac_is_a_thin_line_of_figure3_alone(results, monkeypatch):
     drawn, rng = [], np.random.default_rng(7)
     monkeypatch.setattr(page, "thin_line", lambda axis, env_id, until: drawn.append((env_id, until)))
     for arm in (HPO, SAC, claims.NOISE):
-        put(results.place, results.cell(arm, "Hopper-v4"), made_up(100, rng))
+        put(results.place, results.cell(arm, "Walker2d-v4"), made_up(100, rng))
     text = page.page(results)
-    assert drawn == [("Hopper-v4", 100_000)] and "results/noise.png" in text and text.count("thin grey line") == 1
+    assert drawn == [("Walker2d-v4", 100_000)] and "results/noise.png" in text and text.count("thin grey line") == 1
     assert (results.place.base / "docs/results/figure3.png").stat().st_size < 300_000
+
+
+def test_what_has_not_run_is_a_list(results):
+    """A claim is in the table or in the list below it; a section stands on the page for what none above it shows."""
+    rng = np.random.default_rng(3)
+    table, listed = page.verdicts(results), [f"- {claim.text} ({claim.where})" for claim in CLAIMS]
+    assert table.splitlines()[2:] == listed and "|" not in table.split("- ")[0]
+    put(results.place, results.cell(HPO, "Hopper-v4"), made_up(100, rng))
+    assert page.verdicts(page.Results(results.place)) == table  # one arm of two is nothing yet
+    titles = [section.title for section in page.told(results)[0]]
+    assert titles[2:] == ["HPO Figure 3: MuJoCo"]  # and not the four others that show this arm
+    put(results.place, results.cell(SAC, "Hopper-v4"), made_up(100, rng))
+    rows = page.verdicts(page.Results(results.place)).splitlines()
+    told = [claim for claim in CLAIMS if any(row.startswith(f"| {claim.text} |") for row in rows)]
+    assert [claim.text[:24] for claim in told] == [
+        "SAC-HPO learns faster th",
+        "SAC-HPO reaches more tha",
+        "SAC-HPO's seeds lie clos",
+    ]
+    assert [row for row in rows if row.startswith("- ")] == [x for x, c in zip(listed, CLAIMS) if c not in told]
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])

@@ -111,13 +111,13 @@ CLAIMS = [
     ),
     *claims(
         "HPO 5.1.1", ["Ant-v4", "Humanoid-v4"],
-        ("it reaches more than SAC on the tasks of many dimensions, Ant and Humanoid", MORE, (HPO, SAC)),
+        ("SAC-HPO reaches more than SAC on the tasks of many dimensions, Ant and Humanoid", MORE, (HPO, SAC)),
     ),
     *claims(
         "HPO 5.1.1", ["HalfCheetah-v4"],
         ("HalfCheetah needs a wider momentum in training than others do: 1/√β0 = 1 reaches more than 0.1",
          MORE, (HPO, TRAIN[0.1])),
-        ("exploration matters less there: 1.5 in exploration, for 0.5, costs less than 0.1 in training, for 1",
+        ("HalfCheetah minds exploration less: 1.5 in exploration, for 0.5, costs less than 0.1 in training, for 1",
          MORE, (E15, TRAIN[0.1])),
     ),
     *claims(
@@ -134,12 +134,12 @@ CLAIMS = [
     *claims(
         "HPO 5.2.1", ABLATED,
         ("the learned force reaches more than the plain leapfrog (baseline-1)", MORE, (HPO, BASELINE1)),
-        ("and its seeds lie closer together", STEADIER, (HPO, BASELINE1)),
+        ("with the learned force seeds lie closer together than with the plain leapfrog", STEADIER, (HPO, BASELINE1)),
         ("dynamics in both reach more than in exploration alone or in training alone (baselines 1, 2, 3)",
          MORE, (BASELINE1, BASELINE2), (BASELINE1, BASELINE3)),
         ("dynamics in exploration alone (baseline-2), and in training alone (baseline-3), reach more than SAC",
          MORE, (BASELINE2, SAC), (BASELINE3, SAC)),
-        ("and those in exploration more than those in training", MORE, (BASELINE2, BASELINE3)),
+        ("dynamics in exploration alone reach more than those in training alone", MORE, (BASELINE2, BASELINE3)),
     ),
     *claims(
         "HPO 5.2.2", ["Hopper-v4"],
@@ -155,7 +155,7 @@ CLAIMS = [
     *claims(
         "HPO 5.2.2", ["Ant-v4"],
         ("the return is sensitive to 1/√β0 in exploration", DIFFER, (E05, E10), (E05, E15), (E10, E15)),
-        ("and the largest is not the best", ANY, (E05, E15), (E10, E15)),
+        ("of 1/√β0 in exploration the largest is not the best", ANY, (E05, E15), (E10, E15)),
     ),
     *claims(
         "HPO 5.2.2", [HARDER],
@@ -170,7 +170,7 @@ CLAIMS = [
     *claims(
         "MCMC-PO 1", ["Hopper-v4"],
         ("PID control of β steadies learning: seeds lie closer together than at a fixed β", STEADIER, (HMC, FIXED)),
-        ("and it ends higher", ENDS, (HMC, FIXED)),
+        ("with PID control of β it ends higher than at a fixed β", ENDS, (HMC, FIXED)),
     ),
     *claims(
         "MCMC-PO 3.3", ["Hopper-v4"],

@@ -257,7 +257,8 @@ def part_text(part: Part, numbers: tuple, note: str, few: bool, digits: int, lev
 
 
 def verdicts(results: Results) -> str:
-    rows = []
+    """A row a claim; below them those of which nothing has run."""
+    rows, waiting = [], []
     for claim in CLAIMS:
         parts, notes, few = [], [], []
         for part in claim.parts():
@@ -274,12 +275,18 @@ def verdicts(results: Results) -> str:
         shown = [part_text(*each, digits, level) for each in zip(parts, numbers, notes, few)]
         measure = {"spread": "log ratio of spreads"}.get(claim.measure, claim.measure)
         if not any(part.estimate for part in parts):
-            said, shown = ("not run", []) if {*notes} == {"not run"} else (OPEN, shown)
+            if {*notes} == {"not run"}:
+                waiting.append(f"- {claim.text} ({claim.where})")
+                continue
+            said = OPEN
         if any(results.unfinished(arm, env_id) for env_id, *arms, _ in claim.parts() for arm in arms):
-            early = claim.wanted in ("same", "no more", "differ") and said != "not run"
+            early = claim.wanted in ("same", "no more", "differ")
             said = EARLY if early else f"{said} so far" if said in (HOLDS, FAILS) else said
         rows.append([claim.text, claim.where, measure, f"**{said}**", "; ".join(shown)])
-    return table(["claim", "where", "measure", "verdict", "differences with 95 % intervals"], rows) if rows else ""
+    head = ["claim", "where", "measure", "verdict", "differences with 95 % intervals"]
+    parts = [table(head, rows)] if rows else []
+    parts += [NOT_RUN, "\n".join(waiting)] if waiting else []
+    return "\n\n".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -344,21 +351,22 @@ RULES = """Differences of means have Welch's 95 % interval. They are of what bot
 steps, and the first episodes that both have. One rule corrects for several tasks, Holm's, over the tasks that ran: the
 difference furthest from zero is held against 5 % divided by their number, the next against 5 % divided by one less, and
 so on; those that it tells from zero have a star. A claim about several tasks holds if every interval is on its side,
-which needs no correction, and does not hold if a star is on the other; else it cannot be told from these runs. A claim
-of whose runs there are none is "not run". Claims that name no number ("about the same", "not sensitive", "no more")
-take a fifth of the mean for a margin. How far seeds lie apart is compared by the logarithm of a ratio of standard
-deviations, above zero where the first lie closer together, with the jackknife's interval. Where a claim cannot be told,
-"could show" is the smallest difference that as many seeds, were they to vary as these do, would tell from zero in 80 %
-of experiments: two-sided, by the noncentral t distribution, at 5 %, or, where one task of several is enough for the
-claim, at 5 % divided by their number. A seed that diverged is counted, from there on as the lowest evaluation of the
-two arms. Where a run has not ended, a claim holds or does not hold "so far", as often as the page is written, and one
-that nothing differs is "too early", since all is alike at first. Where no seed differs from another nothing is told.
-All of them are about runs of this length and may differ from what longer ones show. One claim has no row, since no
-script has its other arm: that noise in every Langevin step, MCMC-PO eq. (7), helps exploration; the flow of eq. (9)
-stands alone."""
+which needs no correction, and does not hold if a star is on the other; else it cannot be told from these runs. Claims
+that name no number ("about the same", "not sensitive", "no more") take a fifth of the mean for a margin. How far seeds
+lie apart is compared by the logarithm of a ratio of standard deviations, above zero where the first lie closer
+together, with the jackknife's interval. Where a claim cannot be told, "could show" is the smallest difference that as
+many seeds, were they to vary as these do, would tell from zero in 80 % of experiments: two-sided, by the noncentral t
+distribution, at 5 %, or, where one task of several is enough for the claim, at 5 % divided by their number. A seed that
+diverged is counted, from there on as the lowest evaluation of the two arms. Where a run has not ended, a claim holds or
+does not hold "so far", as often as the page is written, and one that nothing differs is "too early", since all is alike
+at first. Where no seed differs from another nothing is told. All of them are about runs of this length and may differ
+from what longer ones show. One claim has no row, since no script has its other arm: that noise in every Langevin step,
+MCMC-PO eq. (7), helps exploration; the flow of eq. (9) stands alone."""
 THIN = """The thin grey line is the mean of SAC's ten seeds as the authors of SimbaV2 published them (source and
 numbers: `results/published/sac.csv`), every 16,666 steps, unsmoothed. It has settings of its own, a tuned temperature
 among them, so it tells the order of size, and no verdict rests on it."""
+NOT_RUN = "Of these claims nothing has run:"
+WAITING = """Of these nothing has run but what stands above. `bash benchmark.sh` and a name trains what is missing."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
 in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
@@ -392,6 +400,17 @@ def section_text(section: Section, results: Results) -> str:
         f(section, measure, results) for measure in section.measures for f in (returns, below, differences, aggregates)
     ]
     return "\n\n".join(filter(None, [text[:1].upper() + text[1:], *tables]))
+
+
+def told(results: Results) -> tuple[list[Section], list[Section]]:
+    """The sections of which something has run that none before them shows, or numbers are printed; and the others."""
+    shown, here, waiting = set(), [], []
+    for section in SECTIONS:
+        cells = [results.cell(arm, env_id) for arm in section.arms for env_id in section.env_ids]
+        new = {c.name for c in cells if c and held(c, results.place)} - shown
+        (here if new or section.item in PRINTED else waiting).append(section)
+        shown |= new
+    return here, waiting
 
 
 def page_path(place: Place) -> Path:
@@ -433,11 +452,11 @@ def page(results: Results, drawing: bool = True) -> str:
     }
     text = [f"# The papers' benchmark, {title}", HEAD.format(**words)]
     text += ["## Verdicts", f"`{results.command('verdicts')}`", RULES, verdicts(results)]
-    drawn = {}
-    for section in SECTIONS:
+    drawn, (here, waiting) = {}, told(results)
+    for section in here:
         if section.item not in drawn:
             figure = path.with_suffix("") / f"{section.item}.png"
-            same = [other for other in SECTIONS if other.item == section.item]
+            same = [other for other in here if other.item == section.item]
             drawn[section.item] = section.item.startswith("table") or not draw(
                 same, results, figure if drawing else None
             )
@@ -464,9 +483,13 @@ def page(results: Results, drawing: bool = True) -> str:
         text += [DRAWN, policy_shape.shown(numbers)]
     if laptop and (measured := sorted((ROOT / "results" / "gap").glob("*.csv"))):
         text += ["## The amortization gap, which neither paper measures", GAP, gap.shown(measured)]
-    text += ["## How aggregates are made", AGGREGATES]
+    if any(aggregates(section, measure, results) for section in here for measure in section.measures):
+        text += ["## How aggregates are made", AGGREGATES]
+    if waiting:
+        lines = [f"- `{s.item}`: {s.title}" for s in waiting]
+        text += ["## What has not run", WAITING, "\n".join(lines)]
     fill = functools.partial(textwrap.fill, width=118, break_long_words=False, break_on_hyphens=False)
-    return "\n\n".join(x if x[0] in "|#!`" else fill(x) for x in text) + "\n"
+    return "\n\n".join(x if x[0] in "|#!`-" else fill(x) for x in text) + "\n"
 
 
 def main(argv: list[str]) -> int:
