@@ -403,7 +403,7 @@ def test_what_has_begun_is_shown_as_far_as_it_has_run(tmp_path):
     assert page.draw([section], results, path.with_suffix(".png"))
     head = " ".join(page.page(results, drawing=False).split("## Verdicts")[0].split())
     assert "1 of 61 cells are done" in head
-    assert 'by "at" and a step: Hopper-v4__sac_hpo_continuous (4 of 8 seeds at 60,000 of 100,000 steps). C' in head
+    assert 'by "at" and a step: Hopper-v4__sac_hpo_continuous (4 of 8 seeds at 60,000 of 100,000 steps). O' in head
     results.curves.cache_clear()
     put_evaluated(place, sac, x[:, :6], np.arange(1, 7) * 5_000)  # more often, and not as far
     assert page.estimate(("Hopper-v4", HPO, SAC, "mean"), results)[2].startswith("at 30,000 of 100,000 steps, of 4 and")

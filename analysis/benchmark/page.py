@@ -338,12 +338,13 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
 
 # --------------------------------------------------------------------------------------------------------------- page
 HEAD = """Written whole by `{page}`; edit nothing here. {done} of {cells} cells are done; `{run}` goes on with the
-others. {begun}Commits and devices: {machines}. Each file in `results/benchmark/` names its command; the command below
-a title prints the section's tables. Numbers are mean ± standard deviation over seeds (their count in parentheses) of
-"best", each seed's best evaluation (D16), of "mean", its mean over all evaluations, which tells speed, or of "last",
-its last one. {unlike}{idle}The figures' steps are lost in HPO's text, and 1,000,000 are taken for them. On Ant,
-Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what that alone does on
-Ant is in `docs/lab/readings-old-start.md`."""
+others. {begun}"""
+MEASURED = """Of a seed's evaluations "best" is the highest (D16), "mean" the mean of all, which tells how fast it
+learned, "last" the last. Numbers are mean ± standard deviation over seeds, whose count stands in parentheses."""
+NOTES = """Each file in `results/benchmark/` names its command; the command below a title prints the section's tables.
+Commits and devices: {machines}. {unlike}{idle}The figures' steps are lost in HPO's text, and 1,000,000 are taken for
+them. On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what that
+alone does on Ant is in `docs/lab/readings-old-start.md`."""
 BEGUN = """Begun, and shown as far as they have run, as numbers say by their count of seeds and by "at" and a step: """
 IDLE = """"Standing still" and "random actions" are mean ± standard deviation over ten episodes without any learning:
 every action the middle of its range, and actions uniform over it (`python analysis/benchmark/standing.py`). """
@@ -438,8 +439,10 @@ def page(results: Results, drawing: bool = True) -> str:
         "--matmul-precision medium": "round wide products to bfloat16",
         "--eval-episodes 5": "are evaluated in 5 episodes",
     }
-    parts = [f"{n} of them {what} (`{flag}`)" for flag, what in seen.items() if (n := sum(flag in x for x in heads))]
-    unlike = f"{', '.join(parts)}; their files' first lines say which. " if parts else ""
+    parts = [
+        f"{n} of the files {what} (`{flag}`)" for flag, what in seen.items() if (n := sum(flag in x for x in heads))
+    ]
+    unlike = f"{', '.join(parts)}; their first lines say which. " if parts else ""
     title = f"at {place.scale} scale"
     words = {"page": results.command("page"), "done": len(done), "cells": len(results.cells), "machines": machines}
     if old:
@@ -450,8 +453,13 @@ def page(results: Results, drawing: bool = True) -> str:
         "unlike": unlike[:1].upper() + unlike[1:],
         "run": f"{'' if place.scale == SCALES[0] else f'SCALE={place.scale} '}bash benchmark.sh",
     }
-    text = [f"# The papers' benchmark, {title}", HEAD.format(**words)]
-    text += ["## Verdicts", f"`{results.command('verdicts')}`", RULES, verdicts(results)]
+    text = [f"# The papers' benchmark, {title}", HEAD.format(**words).strip(), MEASURED]
+    text += [
+        "## Verdicts",
+        f"`{results.command('verdicts')}`",
+        "What each verdict means stands [below](#how-to-read-this).",
+    ]
+    text += verdicts(results).split("\n\n")
     drawn, (here, waiting) = {}, told(results)
     for section in here:
         if section.item not in drawn:
@@ -483,11 +491,12 @@ def page(results: Results, drawing: bool = True) -> str:
         text += [DRAWN, policy_shape.shown(numbers)]
     if laptop and (measured := sorted((ROOT / "results" / "gap").glob("*.csv"))):
         text += ["## The amortization gap, which neither paper measures", GAP, gap.shown(measured)]
-    if any(aggregates(section, measure, results) for section in here for measure in section.measures):
-        text += ["## How aggregates are made", AGGREGATES]
     if waiting:
         lines = [f"- `{s.item}`: {s.title}" for s in waiting]
         text += ["## What has not run", WAITING, "\n".join(lines)]
+    text += ["## How to read this", NOTES.format(**words), RULES]
+    if any(aggregates(section, measure, results) for section in here for measure in section.measures):
+        text.append(AGGREGATES)
     fill = functools.partial(textwrap.fill, width=118, break_long_words=False, break_on_hyphens=False)
     return "\n\n".join(x if x[0] in "|#!`-" else fill(x) for x in text) + "\n"
 
