@@ -111,13 +111,13 @@ CLAIMS = [
     ),
     *claims(
         "HPO 5.1.1", ["Ant-v4", "Humanoid-v4"],
-        ("SAC-HPO reaches more than SAC on the tasks of many dimensions, Ant and Humanoid", MORE, (HPO, SAC)),
+        ("SAC-HPO reaches more than SAC on the tasks of many dimensions", MORE, (HPO, SAC)),
     ),
     *claims(
         "HPO 5.1.1", ["HalfCheetah-v4"],
-        ("HalfCheetah needs a wider momentum in training than others do: 1/√β0 = 1 reaches more than 0.1",
+        ("HalfCheetah needs a wide momentum in training: 1/√β0 = 1 reaches more than other tasks' 0.1",
          MORE, (HPO, TRAIN[0.1])),
-        ("HalfCheetah minds exploration less: 1.5 in exploration, for 0.5, costs less than 0.1 in training, for 1",
+        ("a wrong momentum costs less in exploration (1/√β0 1.5 for 0.5) than in training (0.1 for 1)",
          MORE, (E15, TRAIN[0.1])),
     ),
     *claims(
@@ -135,11 +135,12 @@ CLAIMS = [
         "HPO 5.2.1", ABLATED,
         ("the learned force reaches more than the plain leapfrog (baseline-1)", MORE, (HPO, BASELINE1)),
         ("with the learned force seeds lie closer together than with the plain leapfrog", STEADIER, (HPO, BASELINE1)),
-        ("dynamics in both reach more than in exploration alone or in training alone (baselines 1, 2, 3)",
+        ("the plain leapfrog in exploration and training (baseline-1) reaches more than in one (baselines 2, 3)",
          MORE, (BASELINE1, BASELINE2), (BASELINE1, BASELINE3)),
-        ("dynamics in exploration alone (baseline-2), and in training alone (baseline-3), reach more than SAC",
+        ("the leapfrog in exploration alone (baseline-2), and in training alone (baseline-3), reaches more than SAC",
          MORE, (BASELINE2, SAC), (BASELINE3, SAC)),
-        ("dynamics in exploration alone reach more than those in training alone", MORE, (BASELINE2, BASELINE3)),
+        ("the leapfrog in exploration alone (baseline-2) reaches more than in training alone (baseline-3)",
+         MORE, (BASELINE2, BASELINE3)),
     ),
     *claims(
         "HPO 5.2.2", ["Hopper-v4"],
@@ -149,7 +150,7 @@ CLAIMS = [
     ),
     *claims(
         "HPO 4.3", ["Hopper-v4"],
-        ("the gradient divided by its length reaches most: more than as it is, in baseline-1, which has both",
+        ("baseline-1 with the gradient divided by its length reaches more than with the gradient as it is",
          MORE, (BASELINE1, RAW)),
     ),
     *claims(
@@ -160,7 +161,7 @@ CLAIMS = [
     *claims(
         "HPO 5.2.2", [HARDER],
         ("the return is not sensitive to 1/√β0 in training, 0.01 to 0.2", SAME, (T001, T01), (T001, T02), (T01, T02)),
-        ("at 1/√β0 = 1 in training it degrades", MORE, (T001, T1), (T01, T1), (T02, T1)),
+        ("1/√β0 = 1 in training reaches less than 0.01 to 0.2", MORE, (T001, T1), (T01, T1), (T02, T1)),
     ),
     *claims(
         "MCMC-PO 5", THREE,
@@ -170,14 +171,14 @@ CLAIMS = [
     *claims(
         "MCMC-PO 1", ["Hopper-v4"],
         ("PID control of β steadies learning: seeds lie closer together than at a fixed β", STEADIER, (HMC, FIXED)),
-        ("with PID control of β it ends higher than at a fixed β", ENDS, (HMC, FIXED)),
+        ("MCMC-PO (HMC) with PID control of β ends higher than at a fixed β", ENDS, (HMC, FIXED)),
     ),
     *claims(
         "MCMC-PO 3.3", ["Hopper-v4"],
         ("about 5 leapfrog steps are enough: 10 end no higher", ENDS_NO_HIGHER, (HMC10, HMC)),
     ),
     *claims(
-        "nowhere", MUJOCO,
+        "ours, in neither paper", MUJOCO,
         ("the dynamics reach more than their noise alone on all five tasks", MORE, (HPO, NOISE)),
     ),
 ]  # fmt: skip

@@ -17,13 +17,11 @@ import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from analysis import ROOT, curves, gap, policy_shape
+from analysis import ROOT, curves
 from analysis.benchmark import standing
 from analysis.benchmark.cells import SCALES, Cell, Place, cell, chosen, held, is_done, reach, read, untimely
 from analysis.benchmark.claims import CLAIMS, HPO, NAMES, PRINTED, SECTIONS, Section
 from analysis.benchmark.intervals import (
-    FAILS,
-    HOLDS,
     OPEN,
     Means,
     Part,
@@ -132,7 +130,7 @@ def below(section: Section, measure: str, results: Results) -> str:
                 less += [f"{NAMES[arm]} ({mean:.0f}{at})"] if mean < still else []
         names = " and ".join([", ".join(less[:-1]), *less[-1:]] if less[1:] else less)
         tasks += [f"on {env_id} ({still:.0f}) than {names}"] if less else []
-    return f"Standing still earns more {'; '.join(tasks)}." if tasks else ""
+    return f"The mean of standing still is higher {'; '.join(tasks)}." if tasks else ""
 
 
 def counted_spread(arm: Arm, measure: str, steps: int) -> str:
@@ -272,16 +270,22 @@ def verdicts(results: Results) -> str:
         said, numbers = verdict(parts, claim.wanted)
         digits = 2 if claim.measure == "spread" else 0
         level = deciding(parts, claim.wanted) if said == OPEN else None
-        shown = [part_text(*each, digits, level) for each in zip(parts, numbers, notes, few)]
+        each = zip(parts, numbers, notes, few)
+        shown = [part_text(*x, digits, level) for x in each if x[2] != "not run"]
+        missing = [part.name for part, note in zip(parts, notes) if note == "not run"]
+        shown += [f"not run: {', '.join(missing)}"] if missing else []
         measure = {"spread": "log ratio of spreads"}.get(claim.measure, claim.measure)
+        if len(missing) == len(parts):
+            tasks = ", ".join(map(short, claim.env_ids)) if len(claim.env_ids) < 3 else ""
+            waiting.append(f"- {claim.text} ({', '.join(filter(None, [claim.where, tasks]))})")
+            continue
         if not any(part.estimate for part in parts):
-            if {*notes} == {"not run"}:
-                waiting.append(f"- {claim.text} ({claim.where})")
-                continue
             said = OPEN
-        if any(results.unfinished(arm, env_id) for env_id, *arms, _ in claim.parts() for arm in arms):
-            early = claim.wanted in ("same", "no more", "differ")
-            said = EARLY if early else f"{said} so far" if said in (HOLDS, FAILS) else said
+        going = any(results.unfinished(arm, env_id) for env_id, *arms, _ in claim.parts() for arm in arms)
+        if (said == OPEN and missing) or (going and (said == OPEN or claim.wanted in ("same", "no more", "differ"))):
+            said = EARLY
+        elif going:
+            said = f"{said} so far"
         rows.append([claim.text, claim.where, measure, f"**{said}**", "; ".join(shown)])
     head = ["claim", "where", "measure", "verdict", "differences with 95 % intervals"]
     parts = [table(head, rows)] if rows else []
@@ -337,55 +341,57 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------------------- page
-HEAD = """Written whole by `{page}`; edit nothing here. {done} of {cells} cells are done; `{run}` goes on with the
-others. {begun}"""
+HEAD = """Written whole by `{page}`; edit nothing here. {done} of {cells} cells, a script on a task with its flags, are
+done; `{run}` trains the others. {begun}"""
 MEASURED = """Of a seed's evaluations "best" is the highest (D16), "mean" the mean of all, which tells how fast it
 learned, "last" the last. Numbers are mean ± standard deviation over seeds, whose count stands in parentheses."""
 NOTES = """Each file in `results/benchmark/` names its command; the command below a title prints the section's tables.
 Commits and devices: {machines}. {unlike}{idle}The figures' steps are lost in HPO's text, and 1,000,000 are taken for
 them. On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy one hidden layer and SAC's two; what that
 alone does on Ant is in `docs/lab/readings-old-start.md`."""
-BEGUN = """Begun, and shown as far as they have run, as numbers say by their count of seeds and by "at" and a step: """
+ELSEWHERE = """What runs elsewhere have told: on HalfCheetah-v4 with 20 seeds of a GPU
+([start](lab/start.md#sac-hpo-on-the-other-start-20-seeds-on-a-gpu)); other readings of the paper
+([readings](readings.md)); more tasks, Figure 8 and the gap of amortisation, on the start that runs had before November
+2026 ([old page](lab/results-old-start.md))."""
+BEGUN = """Begun, and shown as far as they have run, as their counts of seeds and "at" and a step say:"""
 IDLE = """"Standing still" and "random actions" are mean ± standard deviation over ten episodes without any learning:
 every action the middle of its range, and actions uniform over it (`python analysis/benchmark/standing.py`). """
-RULES = """Differences of means have Welch's 95 % interval. They are of what both arms were evaluated in alike: common
-steps, and the first episodes that both have. One rule corrects for several tasks, Holm's, over the tasks that ran: the
-difference furthest from zero is held against 5 % divided by their number, the next against 5 % divided by one less, and
-so on; those that it tells from zero have a star. A claim about several tasks holds if every interval is on its side,
-which needs no correction, and does not hold if a star is on the other; else it cannot be told from these runs. Claims
-that name no number ("about the same", "not sensitive", "no more") take a fifth of the mean for a margin. How far seeds
-lie apart is compared by the logarithm of a ratio of standard deviations, above zero where the first lie closer
-together, with the jackknife's interval. Where a claim cannot be told, "could show" is the smallest difference that as
-many seeds, were they to vary as these do, would tell from zero in 80 % of experiments: two-sided, by the noncentral t
-distribution, at 5 %, or, where one task of several is enough for the claim, at 5 % divided by their number. A seed that
-diverged is counted, from there on as the lowest evaluation of the two arms. Where a run has not ended, a claim holds or
-does not hold "so far", as often as the page is written, and one that nothing differs is "too early", since all is alike
-at first. Where no seed differs from another nothing is told. All of them are about runs of this length and may differ
-from what longer ones show. One claim has no row, since no script has its other arm: that noise in every Langevin step,
-MCMC-PO eq. (7), helps exploration; the flow of eq. (9) stands alone."""
+RULES = """\
+- A difference is the first minus the second, with Welch's 95 % interval, of what both arms were evaluated in alike:
+  common steps, and the first episodes that both have.
+- *could show*: where a claim is not told, the smallest true difference that as many seeds, were they to vary as
+  these do, would tell from zero in 80 % of experiments: two-sided, by the noncentral t distribution, at 5 %, or,
+  where one task of several is enough for the claim, at 5 % divided by their number.
+- *log ratio of spreads*: the logarithm of a ratio of standard deviations over seeds, the mean of smoothed curves'
+  steps, above zero where the first lie closer together, with the jackknife's interval.
+- A claim about several tasks holds only if all of them have run and every interval is on its side, which needs no
+  correction. It does not hold if a difference on the other side has a star. One rule corrects for several tasks,
+  Holm's, over the tasks that ran: the difference furthest from zero is held against 5 % divided by their number, the
+  next against 5 % divided by one less, and so on; those that it tells from zero have a star.
+- *too early*: not all of a claim's runs have come to their end, and those that have decide nothing. Where a run goes
+  on and a claim holds or does not hold, it does so far; to look often makes false verdicts likelier.
+- *cannot be told*: all have, and seeds differ too much.
+- Claims that name no number ("about the same", "not sensitive", "no more") take a fifth of the mean for a margin.
+- A seed that diverged is counted, from there on as the lowest evaluation of the two arms. Where no seed differs from
+  another nothing is told.
+- All verdicts are about runs of this length and may differ from what longer ones show.
+- One claim has no row, since no script has its other arm: that noise in every Langevin step, MCMC-PO eq. (7), helps
+  exploration; the flow of eq. (9) stands alone."""
+KEY = """A difference is the first minus the second, with its 95 % interval; *could show* is the smallest true one that
+as many seeds would reveal in 80 % of experiments; a log ratio of spreads is above zero where the seeds of the first lie
+closer together. The rest is [below](#how-to-read-this)."""
+ONE_ROW = (
+    """The paper prints one row for MCMC-PO and does not say of which algorithm. SAC and SAC-HPO have HPO's α here."""
+)
 THIN = """The thin grey line is the mean of SAC's ten seeds as the authors of SimbaV2 published them (source and
 numbers: `results/published/sac.csv`), every 16,666 steps, unsmoothed. It has settings of its own, a tuned temperature
 among them, so it tells the order of size, and no verdict rests on it."""
-NOT_RUN = "Of these claims nothing has run:"
-WAITING = """Of these nothing has run but what stands above. `bash benchmark.sh` and a name trains what is missing."""
+NOT_RUN = """Not comparable yet, as on none of their tasks both sides have run:"""
+WAITING = """These lack runs; `bash benchmark.sh` and a name trains what is missing. Their arms of SAC and SAC-HPO stand
+above where those have run."""
 SHAPE = """A thousand actions of the base policy, and where exploration's dynamics carry them, on the contours of min Q
 in two action dimensions, at a state that the agent visits, near the paper's 27, 58 and 88 % of the way. Results files
 hold no agents: `{train}` makes them, in a folder RUN, and `{how}` draws them."""
-DRAWN = """The paper says that evolved actions lie where Q is higher, and spread wider. Over 32 states that each of
-these agents visits: min Q at the actions before and after, and how far a state's actions spread (root mean square
-about their mean, a dimension), with exploration's momentum and, by --momentum-std 0.1, with training's. The agents are
-of the old start (`docs/lab/start.md`). `python
-analysis/policy_shape.py --show results/shape/*.csv`:"""
-GAP = """HPO says that the dynamics narrow the gap between the policy's actions and the best ones. For agents at the end
-of training, at 32 states that they visit: how far the objective lies below that of a Gaussian fitted to each state
-alone, in units of the return, and what the dynamics close of it (analysis/gap.py), by two measures. The paper's, eq.
-(15) and in MCMC-PO eq. (17), has the entropy of action and momentum together, which is not that of a_K: on a hill with
-a known integral it claims more than any policy can have with Hopper's row, and a loss where a_K has gained with
-HalfCheetah's (tests/test_gap.py). So nothing is concluded from it. All agents
-here are of the old start (`docs/lab/start.md`). The other measure has a_K's own entropy, between two
-bounds, and is known of one run so far, two seeds of 15,000 steps on HalfCheetah-v4, which are too few to conclude from.
-Where its cells are empty, the file is older than it and its agents are gone; there each state's Gaussian was fitted on
-64 draws, which on those two seeds comes out 0.02 lower. `python analysis/gap.py --show results/gap/*.csv`:"""
 AGGREGATES = """Each task's scores are scaled so that 0 is the lowest and 1 the highest evaluation of the scripts
 compared. The interquartile mean and the probability of improvement over the first script are rliable's, with 95 %
 percentile intervals of 2,000 stratified bootstraps over seeds in each task. Over few seeds these are too narrow, so
@@ -448,16 +454,17 @@ def page(results: Results, drawing: bool = True) -> str:
     if old:
         unlike += f"Stale, of other values than their cells': {'; '.join(old)}. "
     words |= {
-        "begun": f"{BEGUN}{'; '.join(begun)}. " if begun else "",
+        "begun": f"{BEGUN} {'; '.join(begun)}." if begun else "",
         "idle": IDLE if results.standing else "",
         "unlike": unlike[:1].upper() + unlike[1:],
         "run": f"{'' if place.scale == SCALES[0] else f'SCALE={place.scale} '}bash benchmark.sh",
     }
-    text = [f"# The papers' benchmark, {title}", HEAD.format(**words).strip(), MEASURED]
+    text = [f"# The papers' benchmark, {title}", HEAD.format(**words).strip()]
+    text += [ELSEWHERE, MEASURED] if place.scale == SCALES[0] else [MEASURED]
     text += [
         "## Verdicts",
         f"`{results.command('verdicts')}`",
-        "What each verdict means stands [below](#how-to-read-this).",
+        KEY,
     ]
     text += verdicts(results).split("\n\n")
     drawn, (here, waiting) = {}, told(results)
@@ -473,6 +480,7 @@ def page(results: Results, drawing: bool = True) -> str:
             drawn[section.item] = True
             text.append(f"![{section.title}]({path.stem}/{section.item}.png)")
             text += [THIN] if section.item == "figure3" else []
+        text += [ONE_ROW] if section.item == "table1" else []
         text += section_text(section, results).split("\n\n")
     ant = results.cell(HPO, "Ant-v4")
     steps = (
@@ -483,14 +491,12 @@ def page(results: Results, drawing: bool = True) -> str:
     train = f"python sac_hpo_continuous.py --env-id Ant-v4 --num-seeds 2 --total-timesteps {ant.steps} --keep-agents"
     figure = (path.with_suffix("") / "figure8.png").relative_to(place.base)
     how = f"python analysis/policy_shape.py RUN --steps {' '.join(map(str, steps))} --output {figure}"
-    text += ["## HPO Figure 8: shape of the policy's distribution", SHAPE.format(train=train, how=how)]
+    eighth = "HPO Figure 8: shape of the policy's distribution"
     if (place.base / figure).exists():
+        text += [f"## {eighth}", SHAPE.format(train=train, how=how)]
         text += [f"![Actions on the critics' landscape]({path.stem}/figure8.png)"]
-    laptop = place.scale == SCALES[0]  # of whose agents these two tell
-    if laptop and (numbers := sorted((ROOT / "results" / "shape").glob("*.csv"))):
-        text += [DRAWN, policy_shape.shown(numbers)]
-    if laptop and (measured := sorted((ROOT / "results" / "gap").glob("*.csv"))):
-        text += ["## The amortization gap, which neither paper measures", GAP, gap.shown(measured)]
+    else:
+        waiting.append(Section("figure8", f"{eighth}; then `{how}`", (), ()))
     if waiting:
         lines = [f"- `{s.item}`: {s.title}" for s in waiting]
         text += ["## What has not run", WAITING, "\n".join(lines)]
