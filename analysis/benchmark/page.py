@@ -255,7 +255,7 @@ def part_text(part: Part, numbers: tuple, note: str, few: bool, digits: int, lev
 
 
 def verdicts(results: Results) -> str:
-    """A row a claim; below them those of which nothing has run."""
+    """A row a claim; below them those of which no task has runs of both sides."""
     rows, waiting = [], []
     for claim in CLAIMS:
         parts, notes, few = [], [], []
@@ -380,9 +380,7 @@ RULES = """\
 KEY = """A difference is the first minus the second, with its 95 % interval; *could show* is the smallest true one that
 as many seeds would reveal in 80 % of experiments; a log ratio of spreads is above zero where the seeds of the first lie
 closer together. The rest is [below](#how-to-read-this)."""
-ONE_ROW = (
-    """The paper prints one row for MCMC-PO and does not say of which algorithm. SAC and SAC-HPO have HPO's α here."""
-)
+ONE_ROW = """The paper prints one row for MCMC-PO and does not say of which algorithm. SAC and SAC-HPO have HPO's α."""
 THIN = """The thin grey line is the mean of SAC's ten seeds as the authors of SimbaV2 published them (source and
 numbers: `results/published/sac.csv`), every 16,666 steps, unsmoothed. It has settings of its own, a tuned temperature
 among them, so it tells the order of size, and no verdict rests on it."""
@@ -461,11 +459,7 @@ def page(results: Results, drawing: bool = True) -> str:
     }
     text = [f"# The papers' benchmark, {title}", HEAD.format(**words).strip()]
     text += [ELSEWHERE, MEASURED] if place.scale == SCALES[0] else [MEASURED]
-    text += [
-        "## Verdicts",
-        f"`{results.command('verdicts')}`",
-        KEY,
-    ]
+    text += ["## Verdicts", f"`{results.command('verdicts')}`", KEY]
     text += verdicts(results).split("\n\n")
     drawn, (here, waiting) = {}, told(results)
     for section in here:
