@@ -8,8 +8,8 @@ SAC maximises over a tanh-squashed Gaussian π_θ the value of its actions plus 
     J(θ) = E[ min(Q1, Q2)(s, a) - α log π_θ(a|s) ],    s from the replay, a ~ π_θ(·|s) in [-1, 1],
 
 while twin critics regress on y = r + γ (1 - terminated) [ min(Q1', Q2')(s', a') - α log π_θ(a'|s') ] with
-a' ~ π_θ(·|s') and slow copies Q' of the critics. Every other script is a copy of this one in which only the method
-differs: its last paragraph names what, and `diff` shows nothing else.
+a' ~ π_θ(·|s') and slow copies Q' of the critics. Every other script is a copy of this one, or of such a copy, in which
+only the method differs: its last paragraph names what, and `diff` shows nothing else.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py). "HPO" is the paper Hamiltonian Policy Optimization; D and a
@@ -237,7 +237,7 @@ class Replay(Ring):
 
 # ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, run: Run) -> None:
-    """HPO Algorithm 1, whose lines are numbered beside ours; `run` resumes, evaluates, saves and logs meanwhile."""
+    """HPO Algorithm 1 by its line numbers, but updates come first; `run` resumes, evaluates, saves and logs."""
     envs = run.environments()  # with actions in [-1, 1] (D6)
     agent = run.side_by_side(Agent, args, envs.obs_dim, envs.act_dim)
     replay = run.side_by_side(Replay, args, envs.obs_dim, envs.act_dim)

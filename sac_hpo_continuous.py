@@ -6,18 +6,20 @@
 SAC's Gaussian N_θ draws u_0, whose tanh is the action, and a momentum ρ_0 ~ N(0, β0⁻¹ I) is drawn beside it. The pair
 takes K leapfrog steps of size ε on the potential U(s, a) = -min(Q1, Q2)(s, a)/α, where a = tanh(u):
 
-    ρ ← ρ - ε/2 F(s, a, g);   u ← u + ε ρ;   ρ ← ρ - ε/2 F(s, a, g);   ρ ← ρ √(β_{k-1}/β_k)       HPO eq. (16)
+    ρ ← ρ - ε/2 F(s, a, g);   u ← u + ε ρ;   ρ ← ρ - ε/2 F(s, a, g), at the new u                 HPO eq. (16)
     F(s, a, g) = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   g = ∇_u U / ‖∇_u U‖
-    1/√β_k = (1 - 1/√β0) k²/K² + 1/√β0                                                            HPO eq. (17)
+    ρ ← ρ √(β_{k-1}/β_k),   1/√β_k = (1 - 1/√β0) k²/K² + 1/√β0                     HPO Algorithm 2, eq. (17)
 
-The small network T_h bends the gradient, and the gate σ_h mixes the two. a_K = tanh(u_K) is played, stored and valued.
-Each half step shifts one of (u, ρ) by a function of the other, so the density of both is known, and θ and h maximise J:
+The small network T_h bends the gradient, and the gate σ_h mixes the two. a_K = tanh(u_K) is played, stored and valued;
+the critics' target keeps SAC's a' (D8), and evaluation starts from u_0's mean and ρ_0 = 0 (D9). Each move shifts one
+of (u, ρ) by a function of the other, so the density of both is known, and θ and h maximise J:
 
     log p(a_K, ρ_K|s) = log N_θ(u_0|s) - Σ log(1 - a_K²) + log N(ρ_0) + a constant                HPO eq. (13)
     J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ]                     HPO eq. (15)
 
 J leaves out log N(ρ_0), which neither moves, and αβ0/2 ρ_Kᵀρ_K, as the paper does in practice (D4). Exploration has a
-momentum of its own width. The paper writes all this with a itself in u's place, which may leave its box (D6).
+momentum of its own width. The paper writes all this with a itself in u's place: the tanh's slope then stands in
+log π_θ(a_0|s), at a_0, and a_K may leave the box (D6).
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py). "HPO" is the paper Hamiltonian Policy Optimization; D and a
@@ -349,7 +351,7 @@ class Replay(Ring):
 
 # ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, run: Run) -> None:
-    """HPO Algorithm 1, whose lines are numbered beside ours; `run` resumes, evaluates, saves and logs meanwhile."""
+    """HPO Algorithm 1 by its line numbers, but updates come first; `run` resumes, evaluates, saves and logs."""
     envs = run.environments()  # with actions in [-1, 1] (D6)
     agent = run.side_by_side(Agent, args, envs.obs_dim, envs.act_dim)
     replay = run.side_by_side(Replay, args, envs.obs_dim, envs.act_dim)
