@@ -367,14 +367,20 @@ def shown(paths: tuple[Path, ...]) -> str:
         fail(f"a file of --show is broken: {error}")
 
 
+def arm_of(config: dict) -> str:
+    """A run's script, the name that readings.py gave it, and its values of the method that are not the script's own."""
+    arm, values = config["args"].get("exp_name"), records.unlike(config)
+    values.pop("matmul_precision", None)  # how finely products are rounded
+    return " ".join([config["script"], *([arm] if arm and arm != "as-is" else []), *records.words(values)])
+
+
 def measured(folder: Path, args: Args) -> tuple[list[dict], list[str]]:
     """The rows of a run, and the comments that say whose they are."""
     agent, config = load(folder, args.step, env_id=args.env_id), records.config_of(folder)
     if not hasattr(agent, "policy_loss") or not hasattr(agent.policy, "sample") or hasattr(agent, "encoder"):
         fail(f"{folder} is a run of {config['script']}.py, whose policy this cannot measure")
-    found, given, arm = measure(agent, visited(agent)), agent.args, config["args"].get("exp_name")
-    name = config["script"] + (f" {arm}" if arm and arm != "as-is" else "")  # readings.py's names
-    rows = [{"environment": given.env_id, "script": name, "seed": given.seed + i}
+    found, given = measure(agent, visited(agent)), agent.args
+    rows = [{"environment": given.env_id, "script": arm_of(config), "seed": given.seed + i}
             | {part: f"{values[i].item():.4f}" for part, values in found.items()}
             for i in range(given.num_seeds)]  # fmt: skip
     comments = records.origin(config)
@@ -393,7 +399,8 @@ def main(args: Args) -> None:
     for _, (mine, whose) in records.each(list(args.folders), lambda folder: measured(folder, args)):
         rows, comments = rows + mine, comments + whose
         if args.output:  # after each, so that an interrupt loses none
-            first = f"# python analysis/gap.py, {mine[0]['environment']}, the agents at the end"
+            when = "the end" if args.step is None else f"step {args.step}"
+            first = f"# python analysis/gap.py, {mine[0]['environment']}, the agents at {when}"
             records.write_whole(args.output, records.csv_text([first, *comments], COLUMNS, rows))
     print(table(rows))
 

@@ -7,6 +7,7 @@ import mcmcpo_hmc_continuous as mcmcpo
 import sac_hpo_continuous as hpo
 from analysis import ROOT, gap, policy_shape, records, report
 from analysis.experiments.spaces import of_values
+from runtime.arguments import parse
 
 import baseline1
 import baseline3
@@ -294,6 +295,14 @@ def test_a_share_has_fiellers_interval():
         assert stats.ttest_1samp(part - end * whole, 0).pvalue == pytest.approx(0.05)
     assert not np.isfinite(gap.ratio(part, np.array([1.0, -0.9, 0.2, 0.4]))[1:]).any()  # of what may be zero
     assert not np.isfinite(gap.ratio(part[:1], whole[:1])[1:]).any()
+
+
+def test_arms_of_other_flags_have_rows_of_their_own():
+    flags = "--env-id HalfCheetah-v4 --momentum-std-train 0.5 --matmul-precision medium --num-seeds 4".split()
+    config = {"script": "sac_hpo_continuous", "args": vars(parse(hpo, flags)[0])}
+    assert gap.arm_of(config) == "sac_hpo_continuous --momentum-std-train 0.5"
+    config["args"] |= vars(parse(hpo, [*flags[:2], "--exp-name", "still"])[0])
+    assert gap.arm_of(config) == "sac_hpo_continuous still"
 
 
 def test_files_with_and_without_a_ks_own_entropy():
