@@ -11,8 +11,8 @@ takes K leapfrog steps of size ε on the potential U(s, a) = -min(Q1, Q2)(s, a)/
     ρ ← ρ √(β_{k-1}/β_k),   1/√β_k = (1 - 1/√β0) k²/K² + 1/√β0                     HPO Algorithm 2, eq. (17)
 
 The small network T_h bends the gradient, and the gate σ_h mixes the two. a_K = tanh(u_K) is played, stored and valued;
-the critics' target keeps SAC's a' (D8), and evaluation starts from u_0's mean and ρ_0 = 0 (D9). Each move shifts one
-of (u, ρ) by a function of the other, so the density of both is known, and θ and h maximise J:
+the critics' target keeps SAC's a' (D8), and evaluation starts from u_0's mean and ρ_0 = 0 (D9). Each move shifts one of
+(u, ρ) by a function of the other and tempering scales ρ, so the density of both is known, and θ and h maximise J:
 
     log p(a_K, ρ_K|s) = log N_θ(u_0|s) - Σ log(1 - a_K²) + log N(ρ_0) + a constant                HPO eq. (13)
     J(θ, h) = E[ min(Q1, Q2)(s, a_K) - α (log N_θ(u_0|s) - Σ log(1 - a_K²)) ]                     HPO eq. (15)
@@ -351,7 +351,7 @@ class Replay(Ring):
 
 # ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, run: Run) -> None:
-    """HPO Algorithm 1 by its line numbers, but updates come first; `run` resumes, evaluates, saves and logs."""
+    """HPO Algorithm 1 by its line numbers, updates before the environment's step; `run` resumes, evaluates, logs."""
     envs = run.environments()  # with actions in [-1, 1] (D6)
     agent = run.side_by_side(Agent, args, envs.obs_dim, envs.act_dim)
     replay = run.side_by_side(Replay, args, envs.obs_dim, envs.act_dim)

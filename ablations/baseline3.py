@@ -332,7 +332,7 @@ class Replay(Ring):
 
 # ------------------------------------------------------------------------------------------------------------ training
 def train(args: Args, run: Run) -> None:
-    """HPO Algorithm 1 by its line numbers, but updates come first; `run` resumes, evaluates, saves and logs."""
+    """HPO Algorithm 1 by its line numbers, updates before the environment's step; `run` resumes, evaluates, logs."""
     envs = run.environments()  # with actions in [-1, 1] (D6)
     agent = run.side_by_side(Agent, args, envs.obs_dim, envs.act_dim)
     replay = run.side_by_side(Replay, args, envs.obs_dim, envs.act_dim)

@@ -351,8 +351,8 @@ them. On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy o
 alone does on Ant is in `docs/lab/readings-old-start.md`."""
 ELSEWHERE = """What runs elsewhere have told: on HalfCheetah-v4 with 20 seeds of a GPU
 ([start](lab/start.md#sac-hpo-on-the-other-start-20-seeds-on-a-gpu)); other readings of the paper there, and eight seeds
-more of SAC, which lie lower ([readings](readings.md)); more tasks, Figure 8 and the gap of amortisation, on the start
-that runs had before November 2026 ([old page](lab/results-old-start.md))."""
+more of SAC, whose mean is lower, not told ([readings](readings.md)); more tasks, Figure 8 and the gap of amortisation,
+on the start that runs had before November 2026 ([old page](lab/results-old-start.md))."""
 BEGUN = """Begun, and shown as far as they have run, as their counts of seeds and "at" and a step say:"""
 IDLE = """"Standing still" and "random actions" are mean ± standard deviation over ten episodes without any learning:
 every action the middle of its range, and actions uniform over it (`python analysis/benchmark/standing.py`). """
