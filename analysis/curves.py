@@ -15,7 +15,7 @@ import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.records import Arm, check_output, labels, read_arms
+from analysis.records import Arm, check_output, labels, read_arms, save_figure
 from analysis.report import Parser, diverged, start
 from runtime.messages import fail
 
@@ -108,13 +108,7 @@ def draw(paths: list[Path], output: Path, against: str | None = None) -> None:
     arms = read_arms(paths)
     if not arms:
         fail("none of these has anything to draw")
-    figure = figure_of(arms, against)
-    try:
-        figure.savefig(output, dpi=110)
-    except (OSError, ValueError) as error:  # no such folder, no such kind of picture
-        fail(f"--output {output}: {error}")
-    finally:
-        plt.close(figure)
+    save_figure(figure_of(arms, against), output, 110)
 
 
 def main(argv: list[str]) -> None:

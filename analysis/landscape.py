@@ -117,12 +117,7 @@ def main(args: Args) -> str:
         ax.set(xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal")
         ax.set_xlabel(f"action {left}", fontsize=9)
     axes[0, 0].set_ylabel(f"action {right}", fontsize=9)
-    try:
-        figure.savefig(args.output, dpi=80, metadata={"Software": None})
-    except (OSError, ValueError) as error:  # no such kind of picture
-        fail(f"--output {args.output}: {error}")
-    finally:
-        plt.close(figure)
+    records.save_figure(figure, args.output, 80)
     return f"{table(['leapfrog steps', 'mean Q'], [[k, f'{q:.3f}'] for k, q in enumerate(values)])}\n\n{args.output}"
 
 

@@ -122,12 +122,7 @@ def main(args: Args) -> str:
     axes[0, 0].legend(fontsize=7, loc="lower left", markerscale=3)
     figure.tight_layout()
     path = args.output or args.folder / "policy_shape.png"
-    try:
-        figure.savefig(path, dpi=60)
-    except (OSError, ValueError) as error:  # no such kind of picture
-        fail(f"--output {path}: {error}")
-    finally:
-        plt.close(figure)
+    records.save_figure(figure, path, 60)
     if args.numbers:
         comments = records.origin(records.config_of(args.folder))
         records.write_whole(args.numbers, records.csv_text(comments, COLUMNS, rows))

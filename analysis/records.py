@@ -57,6 +57,18 @@ def check_output(path: Path | None, flag: str = "--output") -> None:
         fail(f"{flag} {path}: nothing can be written in {near}")
 
 
+def save_figure(figure, path: Path, dpi: int, flag: str = "--output") -> None:
+    """Writes and closes a figure of matplotlib's, the same bytes each time; refuses a kind of picture it lacks."""
+    import matplotlib.pyplot as plt  # where no figure is drawn nobody waits for it
+
+    try:
+        figure.savefig(path, dpi=dpi, metadata={"Software": None} if path.suffix == ".png" else None)
+    except (OSError, ValueError) as error:
+        fail(f"{flag} {path}: {error}")
+    finally:
+        plt.close(figure)
+
+
 def csv_text(comments: list[str], columns, rows) -> str:
     """A results file: comments, a head, and rows in the columns' order (or as dictionaries)."""
     out = io.StringIO()

@@ -6,6 +6,7 @@
     python analysis/tables.py runs/Hopper-v4__*                                 # your own runs, finished or not
     python analysis/tables.py results/pixels/*.csv --by-step                    # every evaluation, a row a step
     python analysis/tables.py results/start/HalfCheetah-v4__*.csv --holm        # p-values, corrected for their number
+    python analysis/tables.py results/search/*.csv --figure differences.png     # draws the last evaluations, too
 
 Runs of one script with the same flags and length are one arm, pooled over their seeds; flags that all arms share stand
 in the head of a table. What is left out is told on stderr.
@@ -18,13 +19,17 @@ others in the first table, as the lowest evaluation of the two in differences. W
 Welch's p beside its interval, and Holm's correction of it for all differences in that measure, tasks included.
 """
 
+import contextlib
+import io
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from analysis.records import Arm, alike, labels, read_arms
+from analysis.records import Arm, alike, check_output, labels, read_arms, save_figure
 from analysis.report import Parser, counted, diverged, ends, interval, spread, start, table
-from runtime.messages import tell
+from runtime.messages import fail, tell
 
 import numpy as np
 import scipy.stats
@@ -65,8 +70,9 @@ def by_holm(p: list[float]) -> np.ndarray:
     return corrected[np.argsort(order)]
 
 
-def differences_table(arms: list[Arm], against: str = "sac_continuous", holm: bool = False) -> str:
-    rows, ps, (head, names) = [], [], heads(arms)
+def compared(arms: list[Arm], against: str) -> Iterator[tuple[Arm, str, np.ndarray, np.ndarray]]:
+    """Each arm with its name, and returns (S, T), (S', T) of it and of its reference, over what both have."""
+    names = heads(arms)[1]
     found = {id(other) for arm in arms if (other := reference(arms, names, arm, against))}
     for arm, name in zip(arms, names):
         other = reference(arms, names, arm, against)
@@ -82,15 +88,20 @@ def differences_table(arms: list[Arm], against: str = "sac_continuous", holm: bo
         if len({x.values["return"].shape[2] for x in (arm, other)}) > 1:
             episodes = pair[0].values["return"].shape[2]
             tell(f"{arm.env_id} {name} less {against}: in the first {episodes} episodes of each evaluation")
-        ours, theirs = counted(*(x.curve() for x in pair))
+        yield arm, name, *counted(*(x.curve() for x in pair))
+    if len(arms) > 1 and not found:
+        tell(f"{against} is not among the files, so no differences to it; --against takes one of {', '.join(names)}")
+
+
+def differences_table(arms: list[Arm], against: str = "sac_continuous", holm: bool = False) -> str:
+    rows, ps, head = [], [], heads(arms)[0]
+    for arm, name, ours, theirs in compared(arms, against):
         measures = {"best": (ours.max(1), theirs.max(1)), "last evaluation": (ours[:, -1], theirs[:, -1])}
         measures["mean of all evaluations"] = ours.mean(1), theirs.mean(1)
         for measure, (left, right) in measures.items():
             rows.append([arm.env_id, name, measure, f"{left.mean() - right.mean():+.0f}", ends(left, right)])
             tells = np.isfinite(interval(left, right)[1])  # else there is one seed, or none that differs
             ps.append(scipy.stats.ttest_ind(left, right, equal_var=False).pvalue if tells else 1.0)
-    if len(arms) > 1 and not found:
-        tell(f"{against} is not among the files, so no differences to it; --against takes one of {', '.join(names)}")
     columns = ["environment", head, "measure", f"difference to {against}", "95 % interval"]
     if holm:
         corrected = np.empty(len(ps))
@@ -133,6 +144,40 @@ def steps_table(arms: list[Arm]) -> str:
     return table([f"environment, all {shared}" if shared else "environment", "step", *columns], rows)
 
 
+def figure_of(arms: list[Arm], against: str):
+    """A panel a task: last evaluations less the mean of the reference's, which is the first row. A point is a seed, a
+    diamond an arm's mean, a line the 95 % interval of the difference."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels: dict[str, list] = {}
+    with contextlib.redirect_stderr(io.StringIO()):  # the tables have told what is left out
+        for arm, name, ours, theirs in compared(arms, against):
+            rows = panels.setdefault(arm.env_id, [(against, theirs[:, -1], theirs[:, -1])])
+            rows.append((name, ours[:, -1], theirs[:, -1]))
+    if not panels:
+        fail(f"nothing here differs from {against}: there is nothing to draw")
+    tall = 1.2 + 0.36 * max(map(len, panels.values()))
+    figure, axes = plt.subplots(1, len(panels), figsize=(8 * len(panels), tall), squeeze=False, layout="constrained")
+    for axis, (env_id, rows) in zip(axes.flat, panels.items()):
+        rows[1:] = sorted(rows[1:], key=lambda row: row[2].mean() - row[1].mean())
+        for y, (_, ours, theirs) in enumerate(rows):
+            color, (value, *low_high) = f"C{min(y, 1)}", interval(ours, theirs)
+            axis.plot(ours - theirs.mean(), np.full(len(ours), y), "o", color=color, alpha=0.35, markersize=4)
+            if y:
+                axis.plot(value, y, "D", color=color, markersize=5)
+                axis.plot(low_high if np.isfinite(value + sum(low_high)) else [value] * 2, [y, y], color=color)
+        ticks = [textwrap.fill(f"{name}, {len(ours)} seeds", 44, break_on_hyphens=False) for name, ours, _ in rows]
+        axis.set_yticks(range(len(rows)), ticks, fontsize=8)
+        axis.invert_yaxis()
+        axis.axvline(0, color="gray", linewidth=1)
+        axis.set(title=env_id, xlabel=f"last evaluation, less the mean of {against}'s")
+        axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
 def main(argv: list[str]) -> None:
     parser = Parser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="results files and runs' folders")
@@ -140,7 +185,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, help="leave out evaluations after this step")
     parser.add_argument("--holm", action="store_true", help="add p-values, as they are and by Holm's correction")
     parser.add_argument("--by-step", action="store_true", help="print the returns at each evaluation instead")
+    parser.add_argument("--figure", type=Path, help="a picture of the differences in the last evaluation to write")
     options = parser.parse_args(argv)
+    check_output(options.figure, "--figure")
     arms = read_arms(sorted(options.files), options.steps)
     if not arms:
         tell("none of these has anything to show")
@@ -149,6 +196,8 @@ def main(argv: list[str]) -> None:
     else:
         tables = returns_table(arms), differences_table(arms, options.against, options.holm), readings_table(arms)
         print("\n\n".join(filter(None, tables)))
+        if options.figure:
+            save_figure(figure_of(arms, options.against), options.figure, 100, "--figure")
 
 
 if __name__ == "__main__":

@@ -159,6 +159,32 @@ def test_p_values_in_a_table(results, capfd):
     assert not capfd.readouterr().err and "Holm" not in tables.differences_table(arms)
 
 
+def test_the_figure_of_differences_holds_the_tables_numbers(results):
+    """A row an arm, the reference's first: each seed's last evaluation, the mean's difference and its interval."""
+    arms = records.read_arms(results)
+    lower = dataclasses.replace(arms[1], flags=("--gamma 0.9",), values={"return": arms[1].values["return"] - 9})
+    (axis,) = tables.figure_of([*arms, lower], "sac_continuous").axes
+    last = [np.array(seeds)[:, -1] for seeds in RETURNS.values()]
+    points = [line.get_xydata() for line in axis.lines if line.get_marker() == "o"]
+    assert [p[:, 1].tolist() for p in points] == [[y, y] for y in range(3)] and axis.yaxis_inverted()
+    for p, returns in zip(points, (last[0], last[1], last[1] - 9)):  # the lower arm below the higher one
+        assert p[:, 0] == pytest.approx(returns - last[0].mean())
+    means = [line.get_xydata() for line in axis.lines if line.get_marker() == "D"]
+    ends = [line.get_xydata() for line in axis.lines if line.get_marker() == "None" and line.get_color() == "C1"]
+    for y, returns in ((1, last[1]), (2, last[1] - 9)):
+        value, low, high = report.interval(returns, last[0])
+        assert means[y - 1].tolist() == [[pytest.approx(value), y]]
+        assert ends[y - 1] == pytest.approx(np.array([[low, y], [high, y]]))
+    tables.main([*map(str, results), "--figure", "differences.png"])
+    assert Path("differences.png").stat().st_size > 5000
+    for words in ([str(results[0])], [*map(str, results), "--against", "nobody"]):
+        with pytest.raises(Refused, match="nothing to draw"):
+            tables.main([*words, "--figure", "none.png"])
+    with pytest.raises(Refused, match=r"differences\.doc"):
+        tables.main([*map(str, results), "--figure", "differences.doc"])
+    assert not Path("none.png").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_tables_and_curves_of_run_folders(capsys):

@@ -32,7 +32,18 @@ from analysis.benchmark.intervals import (
     iqm,
     verdict,
 )
-from analysis.records import LOST_COMMIT, Arm, Key, alike, check_output, read_arm, read_rows, read_text, write_whole
+from analysis.records import (
+    LOST_COMMIT,
+    Arm,
+    Key,
+    alike,
+    check_output,
+    read_arm,
+    read_rows,
+    read_text,
+    save_figure,
+    write_whole,
+)
 from analysis.report import Parser, counted, diverged, spread, start, table
 from runtime.messages import fail
 
@@ -335,8 +346,7 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
         axis.set_visible(False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90, metadata={"Software": None})
-    plt.close(figure)
+    save_figure(figure, path, 90)
     return True
 
 

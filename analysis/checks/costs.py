@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sac_hpo_continuous as hpo
 from analysis.checks.throughput import processor
-from analysis.records import check_output, csv_text, read_rows, write_whole
+from analysis.records import check_output, csv_text, read_rows, save_figure, write_whole
 from analysis.report import parsed, start, table
 from runtime import device, products
 from runtime.messages import fail, tell
@@ -131,7 +131,7 @@ def draw(found: dict[str, list[tuple[int, float]]], figure: Path) -> None:
     axes[0].set_ylabel("cost of an update\nover that of the base")
     axes[0].legend(frameon=False)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(figure, dpi=110)
+    save_figure(fig, figure, 110, "--figure")
 
 
 def main(args: Args) -> int:

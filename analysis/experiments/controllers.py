@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis import ROOT, report
 from analysis.collect import collect
-from analysis.records import check_output, csv_text, event_logs, read_rows, write_whole
+from analysis.records import check_output, csv_text, event_logs, read_rows, save_figure, write_whole
 from runtime.messages import fail
 
 import matplotlib
@@ -97,8 +97,7 @@ def draw(paths: list[Path], output: Path) -> None:
         axis.grid(alpha=0.3)
     figure.legend(*axes.flat[-1].get_legend_handles_labels(), loc="lower center", ncols=2, fontsize=8)
     figure.tight_layout(rect=(0, 0.025 * len(paths), 1, 1))
-    figure.savefig(output, dpi=80, metadata={"Software": None})
-    plt.close(figure)
+    save_figure(figure, output, 80)
 
 
 def main(argv: list[str]) -> None:

@@ -21,7 +21,16 @@ import sac_hpo_continuous as hpo
 from analysis import ROOT, report
 from analysis.experiments.spaces import chosen, script_of
 from analysis.gap import Noise
-from analysis.records import check_output, config_of, csv_text, given_flags, read_rows, variant, write_whole
+from analysis.records import (
+    check_output,
+    config_of,
+    csv_text,
+    given_flags,
+    read_rows,
+    save_figure,
+    variant,
+    write_whole,
+)
 from runtime.arguments import parse
 from runtime.messages import fail
 from runtime.run import Run
@@ -149,7 +158,7 @@ def draw(paths: list[Path], output: Path) -> None:
         line[0].set_ylim(bottom=1e-3)  # less than this moves nothing
     axes[0, 0].legend(ncols=2, fontsize=8)
     figure.tight_layout()
-    figure.savefig(output, dpi=100)
+    save_figure(figure, output, 100)
 
 
 def main(argv: list[str]) -> int:

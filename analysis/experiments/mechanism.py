@@ -332,12 +332,7 @@ def draw(found: dict[tuple[Target, Arm], Cell], output: Path) -> None:
     )
     axes[2].set_ylim(top=1.5 * axes[2].get_ylim()[1])  # room for names
     axes[2].legend(fontsize=8, loc="upper left")
-    try:
-        figure.savefig(output, dpi=80, metadata={"Software": None})
-    except (OSError, ValueError) as error:  # no such kind of picture
-        fail(f"--output {output}: {error}")
-    finally:
-        plt.close(figure)
+    records.save_figure(figure, output, 80)
 
 
 def main(args: Args) -> str:
