@@ -8,6 +8,7 @@ Refused in one line; what is left out of a table is told on stderr.
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -272,6 +273,15 @@ def begun(path: Path) -> int:
     return int(stamp) if path.is_dir() and stamp.isdigit() else 0
 
 
+def form_in(path: Path) -> int:
+    """The form of a run's script, by its config.json or its results file: of another form, a run began otherwise."""
+    if path.is_dir():
+        return config_of(path).get("form", 1)
+    with path.open(encoding="utf-8") as file:
+        forms = [re.search(r'"form": (\d+)', line) for line in itertools.takewhile(lambda x: x.startswith("#"), file)]
+    return max((int(found[1]) for found in forms if found), default=1)
+
+
 def read_arm(paths: list[Path], key: Key) -> Arm | None:
     """The arm that these paths make together; None, and told, where nothing has been evaluated."""
     seeds, name = {}, f"{key.env_id} {key.name}"  # seed -> step -> episode -> row
@@ -331,6 +341,10 @@ def read_arms(paths: list[Path], until: int | None = None) -> list[Arm]:
             tell(f"{path} has no evaluation yet: left out")
             continue
         groups.setdefault(key, []).append(path)
+    for own in groups.values():
+        if len(forms := {form_in(path): path for path in own}) > 1:
+            older, newer = (forms[form] for form in sorted(forms)[:2])
+            fail(f"{older} and {newer} are of one name and of code that begins a run otherwise: show them apart")
     arms = [arm for key, own in groups.items() if (arm := read_arm(own, key))]
     short = [arm for arm in arms if until is not None and arm.steps[0] > until]
     for arm in short:

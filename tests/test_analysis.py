@@ -159,6 +159,20 @@ def test_p_values_in_a_table(results, capfd):
     assert not capfd.readouterr().err and "Holm" not in tables.differences_table(arms)
 
 
+def test_runs_that_began_otherwise_are_not_pooled(results):
+    """Two results files of one name, of which one says another form of the script, or no form, which is the first."""
+    newer = Path("newer") / results[0].name
+    newer.parent.mkdir()
+    newer.write_text('#   values {"form": 2, "gamma": 0.9}\n' + results[0].read_text())
+    with pytest.raises(Refused, match="begins a run otherwise"):
+        records.read_arms([results[0], newer])
+    again = Path("again") / newer.name
+    again.parent.mkdir()
+    again.write_text(newer.read_text().replace("Toy-v0,0", "Toy-v0,7"))
+    (arm,) = records.read_arms([newer, again])
+    assert arm.seeds == [0, 1] and len(records.read_arms([newer, results[1]])) == 2
+
+
 def test_the_figure_of_differences_holds_the_tables_numbers(results):
     """A row an arm, the reference's first: each seed's last evaluation, the mean's difference and its interval."""
     arms = records.read_arms(results)
