@@ -188,6 +188,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--figure", type=Path, help="a picture of the differences in the last evaluation to write")
     options = parser.parse_args(argv)
     check_output(options.figure, "--figure")
+    if options.figure and options.by_step:
+        parser.error("--figure draws the differences, which --by-step does not print: leave one out")
     arms = read_arms(sorted(options.files), options.steps)
     if not arms:
         tell("none of these has anything to show")

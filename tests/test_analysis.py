@@ -196,6 +196,8 @@ def test_the_figure_of_differences_holds_the_tables_numbers(results):
             tables.main([*words, "--figure", "none.png"])
     with pytest.raises(Refused, match=r"differences\.doc"):
         tables.main([*map(str, results), "--figure", "differences.doc"])
+    with pytest.raises(Refused, match="leave one out"):
+        tables.main([*map(str, results), "--figure", "none.png", "--by-step"])
     assert not Path("none.png").exists()
 
 
