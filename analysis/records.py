@@ -59,7 +59,7 @@ def check_output(path: Path | None, flag: str = "--output") -> None:
 
 
 def save_figure(figure, path: Path, dpi: int, flag: str = "--output") -> None:
-    """Writes and closes a figure of matplotlib's, a PNG in the same bytes each time; refuses a kind of picture it lacks."""
+    """Writes and closes a figure of matplotlib's, a PNG in the same bytes each time; refuses kinds it lacks."""
     import matplotlib.pyplot as plt  # where no figure is drawn nobody waits for it
 
     try:
