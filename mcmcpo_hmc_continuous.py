@@ -4,9 +4,10 @@
     python mcmcpo_hmc_continuous.py --env-id Hopper-v4 --seed 1 --num-seeds 4     # four seeds at once
     python mcmcpo_hmc_continuous.py --env-id Ant-v4 --help                        # flags, with Ant's values
 
-A policy π_θ, a Gaussian of u whose tanh is the action, may move little from its last version π_θt, the prior. Its
-sample u_0 and a momentum ρ_0 ~ N(0, I) take K leapfrog steps towards the posterior of an optimal action given that
-prior, on the potential U(s, u) = -min(Q1, Q2)(s, tanh u)/β_t - log π_θt(u|s) of eq. (12):
+A policy π_θ, a Gaussian of u whose tanh is the action, may move little from the prior π_θt, a copy of it that is
+renewed every N = 100 updates (D23). Its sample u_0 and a momentum ρ_0 ~ N(0, I) take K leapfrog steps towards the
+posterior of an optimal action given that prior, on the potential of eq. (12), U(s, u) = -min(Q1, Q2)(s, tanh u)/β_t -
+log π_θt(u|s):
 
     ρ ← ρ - ε/2 ⊙ F(s, u);   u ← u + ε ⊙ ρ;   ρ ← ρ - ε/2 ⊙ F(s, u)                     MCMC-PO eqs. (18), (19)
     F = σ_h(s, a, g) g + (1 - σ_h(s, a, g)) T_h(s, a, g),   a = tanh(u),   g = ∇_u U
@@ -19,10 +20,11 @@ h, at the new θ, maximise
     D̂ = E[ log π_θ(u_0|s) N(ρ_0) - log π_θt(u_K|s) N(ρ_K) ]
 
 and a PID controller sets β_t so that D̂, a Kullback-Leibler divergence since the steps keep volume, stays at its target
-(§4.1). A change of the policy's spread costs more besides, without which it shrinks to nothing (D26). The critics are
-SAC's without its entropy (D25). The paper's Algorithm 1 is HPO's line by line; its letters move a, of which the prior
-would have no density outside the box (D20). "MCMC-PO" is the paper Markov Chain Monte Carlo Policy Optimization; D and
-a number is one of our readings, with its reason in docs/mcmcpo.md, or in docs/method.md up to D19.
+(§4.1). Besides, J pays w β_t KL(N(0, σ_θ²) ‖ N(0, σ_θt²)), w = 100, for a change of the policy's spread: this price is
+ours, and D̂ does not count it (D26). The critics are SAC's without its entropy (D25). The paper's Algorithm 1 is HPO's
+line by line; its letters move a, of which the prior would have no density outside the box (D20). "MCMC-PO" is the paper
+Markov Chain Monte Carlo Policy Optimization; D and a number is one of our readings, with its reason in docs/mcmcpo.md,
+or in docs/method.md up to D19.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).
@@ -67,7 +69,7 @@ class Args(RunArgs):
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # step of the target critics towards the critics
     policy_lr: float = 3e-4  # Adam's learning rate for the policy
-    dynamics_lr: float = 3e-4  # Adam's learning rate for h
+    dynamics_lr: float = 3e-4  # Adam's learning rate for h (D24)
     q_lr: float = 3e-4  # Adam's learning rate for the critics
     leapfrog_steps: int = 5  # leapfrog steps K; 0 is a KL-regularised actor-critic
     step_size: float = 0.1  # first leapfrog step size ε of every dimension, then learned (D24)
@@ -94,6 +96,9 @@ TABLE = {  # D10
     "Walker2d": dict(leapfrog_state=True),
     "Ant": dict(leapfrog_state=False),
     "Humanoid": dict(leapfrog_state=False),
+    "HumanoidBullet": dict(leapfrog_state=False),
+    "HumanoidFlagrunBullet": dict(leapfrog_state=False),
+    "HumanoidFlagrunHarderBullet": dict(leapfrog_state=False),
 }
 LIMITS = {  # smallest and largest value of each number
     "dynamics_lr": (0, 1), "leapfrog_steps": (0, 1000), "step_size": (1e-9, 100), "leapfrog_hidden": (1, 10**5),
@@ -326,7 +331,7 @@ class Agent(Learner):
         return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
-        """Minus the objective, MCMC-PO eq. (17)."""
+        """Minus the objective, MCMC-PO eq. (17), and the price on the spread (D26)."""
         (mean, log_std), prior, beta = self.policy(obs), self.prior(obs), self.pid.beta
         u = start = mean + log_std.exp() * noise.action
         distance = log_normal(noise.action, log_std)  # log π_θ(u_0)

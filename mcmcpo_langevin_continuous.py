@@ -5,10 +5,11 @@
     python mcmcpo_langevin_continuous.py --env-id Hopper-v4 --langevin-steps 0         # TD3
 
 A deterministic policy proposes a_0 = π_θ(s). K coupling layers, each of which moves the half of the coordinates that
-its mask m leaves out, carry it up the potential U, with the last policy π_θt for a prior:
+its mask m leaves out, carry it up the potential U. Its prior π_θt is a copy of the policy, renewed every N = 100
+updates of it (D23):
 
-    y = m ⊙ x + (1 - m) ⊙ [ (x + ε²/2 g + ε exp(σ(m ⊙ x))) ⊙ exp(S(m ⊙ x)) + T(m ⊙ x) ]      MCMC-PO eqs. (8), (9)
-    U(s, a) = min(Q1, Q2)(s, a)/β_t - ‖a - π_θt(s)‖,   g = ∇_a U / ‖∇_a U‖                    MCMC-PO eq. (6), D28
+    y = m ⊙ x + (1 - m) ⊙ [ (x + ε²/2 g + ε exp(σ(m ⊙ x))) ⊙ exp(S(m ⊙ x)) + T(m ⊙ x) ]      eqs. (8), (9), D29
+    U(s, a) = min(Q1, Q2)(s, a)/β_t - ‖a - π_θt(s)‖,   g = ∇_a U / ‖∇_a U‖               eq. (6), D21, D22, D28
 
 where σ, S and T are small networks, h together. By turns (eq. 11) θ, at fixed h, and h, at the new θ, maximise
 
@@ -62,7 +63,7 @@ class Args(RunArgs):
     gamma: float = 0.99  # discount factor
     tau: float = 0.005  # step of the target networks
     policy_lr: float = 3e-4  # Adam's learning rate for the policy
-    dynamics_lr: float = 1e-5  # Adam's learning rate for h: with the policy's, the flow drags it away (docs/mcmcpo.md)
+    dynamics_lr: float = 1e-5  # Adam's learning rate for h: with the policy's, the flow drags it away (D31)
     q_lr: float = 3e-4  # Adam's learning rate for the critics
     exploration_noise: float = 0.1  # standard deviation of the noise on played actions (TD3)
     policy_noise: float = 0.2  # standard deviation of the noise on the target's actions (TD3)
@@ -138,7 +139,7 @@ class Policy(nn.Module):
 
 # -------------------------------------------------------------------------------------------------- Langevin dynamics
 class Flow(nn.Module):
-    """h: K coupling layers with σ, S and T of one hidden ELU layer each; σ starts at -3, S and T at 0 (D31). ∇U sees
+    """h: K coupling layers with σ, S and T of one hidden ELU layer each; σ starts at -6, S and T at 0 (D31). ∇U sees
     the half that moves, so the Jacobian is not triangular: no density is claimed (D33)."""
 
     def __init__(self, steps: int, act_dim: int, hidden: int):
@@ -146,15 +147,15 @@ class Flow(nn.Module):
         self.layers = nn.ModuleList()
         for _ in range(steps):
             layer = nn.ModuleDict()
-            for name, first in (("sigma", -3.0), ("scale", 0.0), ("shift", 0.0)):  # σ, S and T
+            for name, first in (("sigma", -6.0), ("scale", 0.0), ("shift", 0.0)):  # σ, S and T
                 layer[name] = nn.Sequential(Linear(act_dim, hidden), nn.ELU(), Linear(hidden, act_dim))
                 nn.init.zeros_(layer[name][-1].weight)
                 nn.init.constant_(layer[name][-1].bias, first)
             self.layers.append(layer)
 
     def forward(self, x: Tensor, gradient, step_size: float) -> Tensor:
-        """a_K from a_0, (B, d), eqs. (8) and (9); `gradient` maps x to g. The masked half of x is all that the
-        networks see, and the other half of what they give all that is used (D29). No density is claimed (D33)."""
+        """a_K from a_0, (B, d), eqs. (8) and (9); `gradient` maps x to g. m ⊙ x is all that the networks see,
+        and the other half of what they give all that is used (D29). No density is claimed (D33)."""
         dims = x.shape[-1]
         mask = (torch.arange(dims, device=x.device) < dims // 2).to(x.dtype)  # masks alternate ⌊d/2⌋, ⌈d/2⌉ ones (D30)
         for layer in self.layers:

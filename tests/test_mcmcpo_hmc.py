@@ -1,6 +1,7 @@
 """MCMC-PO with HMC: the chain, its potential and densities, the gradients of eq. (17), and K = 0 written plainly."""
 
 import mcmcpo_hmc_continuous as hmc
+import sac_hpo_continuous as hpo
 
 import pytest
 import torch
@@ -250,3 +251,11 @@ def test_without_steps_it_is_a_kl_regularised_actor_critic():
             assert torch.allclose(left, right, rtol=0, atol=1e-9), name
     start = agent_of(hmc, leapfrog_steps=0)
     assert not torch.allclose(agent.policy.fc1.weight, start.policy.fc1.weight, rtol=0, atol=1e-4)
+
+
+def test_the_networks_see_the_state_where_sac_hpos_do():
+    """D10 on every row of SAC-HPO's table, by the names that a run knows it by; elsewhere Hopper's."""
+    for name, row in hpo.TABLE.items():
+        for env_id in (f"{name}-v4", f"{name}Env-v0", f"mine:{name}-v1"):
+            assert hmc.table(env_id) == (f"D10, row {name}", {"leapfrog_state": row["leapfrog_state"]})
+    assert hmc.table("Pendulum-v1") == ("D10, row Hopper", {"leapfrog_state": True})
