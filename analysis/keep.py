@@ -35,6 +35,7 @@ class Args:
     step: int | None = None  # the agent of this step, from a run with --keep-agents; otherwise agent.pt
     best: bool = False  # agent-best.pt: the agent of the seed's best evaluation
     episodes: int = 10  # episodes whose returns config.json tells
+    env_id: str | None = None  # the environment once more, if it is one that imports a module
 
 
 def without_targets(weights: dict) -> dict:
@@ -77,7 +78,7 @@ def main(args: Args) -> str:
     try:
         write_file(args.folder / "agent.pt", content, checksum=False)
         write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
-        played = play.play(play.Args(args.folder, episodes=args.episodes))
+        played = play.play(play.Args(args.folder, episodes=args.episodes, env_id=args.env_id))
         policies = {name: [round(float(x), 2) for x in returns] for _, name, returns, _ in played}
         if not policies:
             fail(f"{saved.path}: seed {seed} plays by numbers that are not finite; choose another, or the best agent")

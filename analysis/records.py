@@ -5,6 +5,7 @@ config.json, evaluations.csv, TensorBoard's seed-<n>/ and checkpoints/. All text
 Refused in one line; what is left out of a table is told on stderr.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -170,13 +171,17 @@ def variant(config: dict) -> list[str]:
     """The same as parts of a file's name."""
     flags = [(name.replace("_", "-"), value) for name, value in unlike(config).items()]
     parts = [name if value is True else f"no-{name}" if value is False else f"{name}-{value}" for name, value in flags]
-    return [re.sub(r"[^\w.,+-]+", "_", part) for part in parts]  # a folder's name, or keyword arguments
+    return [re.sub(r"[^\w.,+-]+", "_", part).strip("_") for part in parts]  # a folder's name, or keyword arguments
 
 
 def file_stem(config: dict) -> str:
     """The name of a run's results file: environment, script, and what is unlike the script's own."""
-    env_id = re.sub("[^A-Za-z0-9._-]", "_", config["args"]["env_id"])
-    return "__".join([env_id, config["script"], *variant(config)])
+    return "__".join([safe(config["args"]["env_id"]), config["script"], *variant(config)])
+
+
+def safe(env_id: str) -> str:
+    """An environment's name as part of a file's."""
+    return re.sub("[^A-Za-z0-9._-]", "_", env_id)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluations
@@ -253,6 +258,13 @@ class Key(NamedTuple):
         return " ".join([self.script, *self.flags])
 
 
+def comments(path: Path) -> list[str]:
+    """The lines above a results file's table; none where it cannot be read, which whoever reads the table tells."""
+    with contextlib.suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+        return list(itertools.takewhile(lambda line: line.startswith("#"), file))
+    return []
+
+
 def identity(path: Path) -> Key:
     """The arm of a run, by its config.json, or of a results file, by its name."""
     if not path.is_dir():
@@ -260,6 +272,8 @@ def identity(path: Path) -> Key:
         if not rest:
             fail(f"{path} is no results file: its name has no environment and script between two underscores each")
         script, *flags = rest.split("__")
+        named = re.search(r'"env_id": "([^"]+)"', "".join(comments(path)))  # the file's name has _ for : and /
+        env_id = named[1] if named and safe(named[1]) == env_id else env_id
         return Key(env_id, script, tuple(f"--{flag}" for flag in flags), None)
     config = config_of(path)
     name = [f"({config['args']['exp_name']})"] if config["args"].get("exp_name") else []
@@ -277,8 +291,7 @@ def form_in(path: Path) -> int:
     """The form of a run's script, by its config.json or its results file: of another form, a run began otherwise."""
     if path.is_dir():
         return config_of(path).get("form", 1)
-    with path.open(encoding="utf-8") as file:
-        forms = [re.search(r'"form": (\d+)', line) for line in itertools.takewhile(lambda x: x.startswith("#"), file)]
+    forms = [re.search(r'"form": (\d+)', line) for line in comments(path)]
     return max((int(found[1]) for found in forms if found), default=1)
 
 

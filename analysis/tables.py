@@ -59,6 +59,8 @@ def reference(arms: list[Arm], names: list[str], arm: Arm, against: str) -> Arm 
     """The arm named `against` on another arm's environment: of its length if there is one, else of any."""
     those = [x for x, name in zip(arms, names) if x.env_id == arm.env_id and against in (x.name, name)]
     those = those or [x for x in arms if x.env_id == arm.env_id and x.script == against and not x.flags]
+    here = [x for x in arms if x.env_id == arm.env_id]  # whose arms may all have flags that other environments' lack
+    those = those or [x for x, name in zip(here, heads(here)[1]) if name == against]
     same = [x for x in those if x.length == arm.length]
     return (same or those or [None])[0]
 
@@ -89,6 +91,8 @@ def compared(arms: list[Arm], against: str) -> Iterator[tuple[Arm, str, np.ndarr
             episodes = pair[0].values["return"].shape[2]
             tell(f"{arm.env_id} {name} less {against}: in the first {episodes} episodes of each evaluation")
         yield arm, name, *counted(*(x.curve() for x in pair))
+    if found and (without := {x.env_id for x in arms} - {x.env_id for x in arms if id(x) in found}):
+        tell(f"{against} is not among the files of {', '.join(sorted(without))}, so no differences to it there")
     if len(arms) > 1 and not found:
         tell(f"{against} is not among the files, so no differences to it; --against takes one of {', '.join(names)}")
 

@@ -74,15 +74,26 @@ def read(folder: Path, step: int | None = None, best: bool = False, of_values: C
         config = folder / "config.json"  # without which the file goes alone
         script = str((json.loads(config.read_text(encoding="utf-8")) if config.exists() else content)["script"])
     except (OSError, *BAD_CONTENT) as error:
-        kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))
-        steps = f", and one of the steps {kept}" if step is not None else ""
-        fail(f"{path}: {said(error)}; name a run's folder{steps}")
+        if (folder / "config.json").exists() and not path.exists():
+            fail(f"{path} is not there: {instead(folder, step, best)}")
+        fail(f"{path}: {said(error)}; name a run's folder")
     if script_file(script) is None:
         fail(f"{folder} is a run of {script}.py, which is not a script here")
     module = module_of(script)
     if of_values and isinstance(content, dict):
         module = of_values(module, content.get("args"))
     return Saved(path, module, arguments_of(module, path, content), content)
+
+
+def instead(folder: Path, step: int | None, best: bool) -> str:
+    """What to do where a run's folder lacks an agent."""
+    if step is not None:
+        kept = sorted(int(path.stem[5:]) for path in folder.glob("agents/step-*.pt"))
+        return f"choose one of the steps {kept}" if kept else "only a run with --keep-agents keeps those of its steps"
+    if best:
+        return "the run has evaluated nothing yet; finish it with --resume"
+    more = ", or take its best agent" if (folder / "agent-best.pt").exists() else ""
+    return f"the run was killed, or goes on still; finish it with --resume{more}"
 
 
 def tell_changed(saved: Saved) -> None:

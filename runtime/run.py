@@ -280,7 +280,8 @@ class Run:
         """The command that resumes, on a line of its own, if there is a folder."""
         folder = self.args.resume or (self.logs and self.folder)
         program = self.program or shlex.quote(os.path.relpath(self.script.__file__))
-        return f"\ngo on with: python {program} --resume {shlex.quote(str(folder))}" if folder else ""
+        named = f" --env-id {shlex.quote(self.args.env_id)}" if ":" in self.args.env_id else ""  # it imports a module
+        return f"\ngo on with: python {program} --resume {shlex.quote(str(folder))}{named}" if folder else ""
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -140,6 +140,10 @@ def episode(env: gym.Env, named: str) -> list:
         kind = type(reward).__name__ if np.ndim(reward) == 0 else f"shape {np.shape(reward)}"
         if np.ndim(reward) or np.asarray(reward).dtype.kind not in "fiub":
             fail(f"{named} pays a reward of {kind}: let it pay one number")
+        for name, ended in (("terminated", terminated), ("truncated", truncated)):
+            if np.ndim(ended) or np.asarray(ended).dtype.kind not in "biu":
+                what = f"of shape {np.shape(ended)}" if np.ndim(ended) else repr(ended)
+                fail(f"{named}: step returns {name} {what}: let it be True or False")
         seen.append((check_observation(env, obs, named), float(reward)))
         if terminated or truncated:
             break

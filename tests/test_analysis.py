@@ -99,6 +99,31 @@ def test_a_collected_command_names_what_was_once_a_default():
     assert records.command(config) == "python ablations/baseline1.py --env-id Hopper-v4"
 
 
+def test_names_of_files_are_names_again():
+    """A task of one's own: its name with a colon and its arguments come back from the file as from the folder."""
+    own = vars(parse(baseline1, ["--env-id", "Hopper-v4"])[0]) | {"env_id": "mine:Task-v0", "env_kwargs": {"size": 3}}
+    config = {"script": "baseline1", "args": own, "source": dict.fromkeys(own, "command line")}
+    path = Path(records.file_stem(config) + ".csv")
+    path.write_text('#   values {"form": 2, "env_id": "mine:Task-v0"}\nstep,seed,episode,return,length\n')
+    flags = tuple(f"--{flag}" for flag in records.variant(config))
+    assert records.identity(path)[:3] == ("mine:Task-v0", "baseline1", flags) and path.stem.startswith("mine_Task-v0__")
+    path.write_text(path.read_text().replace("Task-v0", "Else-v0"))  # renamed by hand: the name wins
+    assert records.identity(path).env_id == "mine_Task-v0"
+
+
+def test_each_environment_has_its_own_reference(results, capfd):
+    """SAC of a task whose runs all have a flag that those of another lack; and a task without it is told."""
+    arms = records.read_arms(results)
+    more = [dataclasses.replace(arm, env_id="Mine-v0", flags=("--learning-starts-9", *arm.flags)) for arm in arms]
+    alone = tables.differences_table(more).splitlines()[2:]
+    assert tables.differences_table([*arms, *more]).splitlines()[-3:] == [
+        line.replace("sac_hpo_continuous", "sac_hpo_continuous --learning-starts-9") for line in alone
+    ]
+    assert not capfd.readouterr().err
+    assert tables.differences_table([*arms, more[1]]) == tables.differences_table(arms)
+    assert "sac_continuous is not among the files of Mine-v0" in capfd.readouterr().err
+
+
 def test_collected_files_hold_the_runs(results):
     for path, seeds in zip(results, RETURNS.values()):
         (arm,) = records.read_arms([path])

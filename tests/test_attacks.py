@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
@@ -345,6 +346,12 @@ def test_a_strangers_config_imports_nothing(finished, capfd, tmp_path, monkeypat
     refused(capfd, ["--resume", str(folder)], "evil_module:Drift-v0", "give --env-id evil_module:Drift-v0")
     assert not Path("ran").exists()
     assert launch(sac, ["--resume", str(folder), "--env-id", "evil_module:Drift-v0"]) == 0 and Path("ran").exists()
+
+
+def test_the_command_that_resumes_names_an_environment_that_imports_a_module():
+    for env_id, more in (("Drift-v0", ""), ("my task:Drift-v0", " --env-id 'my task:Drift-v0'")):
+        stopped = mock.Mock(args=quick(sac, env_id=env_id, resume=Path("runs/a")), program="sac_continuous.py")
+        assert run.Run.go_on(stopped) == f"\ngo on with: python sac_continuous.py --resume runs/a{more}"
 
 
 @pytest.mark.parametrize("bad", ["pickle", "keys", "shape", "episodes"])

@@ -139,6 +139,17 @@ def test_which_agent(two):
         load("no")
 
 
+def test_a_run_without_an_agent_says_how_to_get_one(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for which, said in (({}, "finish it with --resume$"), ({"best": True}, "has evaluated nothing yet"),
+                        ({"step": 7}, "only a run with --keep-agents keeps those of its steps")):  # fmt: skip
+        with pytest.raises(Refused, match=said):
+            load(tmp_path, **which)
+    (tmp_path / "agent-best.pt").touch()
+    with pytest.raises(Refused, match="finish it with --resume, or take its best agent"):
+        load(tmp_path)
+
+
 def test_exploration_is_training_s(two):
     """`act` of the normalised observation and the noise by name; a seed begins the noise anew, else it goes on."""
     policy, obs = load(two), observations(3)

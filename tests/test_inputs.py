@@ -176,6 +176,10 @@ def pays(reward):
     return lambda action: (np.zeros(3, np.float32), reward, False, False, {})
 
 
+def ends(terminated, truncated):
+    return lambda action: (np.zeros(3, np.float32), 0.0, terminated, truncated, {})
+
+
 def shows(obs):
     return lambda seed=None, options=None: (obs, {})
 
@@ -199,6 +203,9 @@ ODD = [
     (odd("Short", reset=shows(np.zeros(2, np.float32))), "an observation of shape (2,)", "(3,)"),
     (odd("Column", reset=shows(np.zeros((3, 1), np.float32))), "an observation of shape (3, 1)"),
     (odd("Told", reset=shows("abc")), "an observation of type str"),
+    (odd("Number", step=ends(0.0, False)), "step returns terminated 0.0: let it be True or False"),
+    (odd("Null", step=ends(False, None)), "step returns truncated None"),
+    (odd("Array", step=ends(np.array([False]), False)), "step returns terminated of shape (1,)"),
     (odd("Four", step=lambda action: (np.zeros(3), 0.0, False, {})), "step fails", "truncated"),
 ]
 
@@ -420,6 +427,10 @@ def test_a_task_in_the_working_folder(monkeypatch):
     assert (code, err) == (0, b"")
     code, out, err = forked(ROOT / "analysis/play.py", newest(), "--env-id", "mytask:Mine-v0")
     assert code == 0 and b"| 7.0 |" in out, err
+    code, out, err = forked(
+        ROOT / "analysis/keep.py", newest(), "kept", "--episodes", "2", "--env-id", "mytask:Mine-v0"
+    )
+    assert code == 0 and b"returns 0.0 over 2 episodes" in out, err
 
 
 # ---------------------------------------------------------------------------- the DeepMind Control Suite from its state

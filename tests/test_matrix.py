@@ -309,12 +309,31 @@ def test_time_left_is_that_of_cells_that_ran_here():
     )
 
 
+WIDE = """
+import gymnasium, numpy
+class Wide(gymnasium.Env):
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), numpy.float32)
+    def __init__(self, size=1):
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (size,), numpy.float32)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return numpy.zeros(self.observation_space.shape, numpy.float32), {}
+    def step(self, action):
+        return numpy.zeros(self.observation_space.shape, numpy.float32), 0.0, False, False, {}
+gymnasium.register("Wide-v0", Wide, max_episode_steps=7)
+"""
+
+
 def test_cells_share_memory_and_lanes(monkeypatch):
     """Hopper's replay takes 4 (2 · 11 + 3 + 2) bytes a row, pixels 24 kB. A cell waits for room, unless it is alone."""
     lines = read(ROOT / "benchmark.sh", "laptop")
     sizes = {c.name: matrix.memory(c) for c in chosen(lines, ["figure7", "figure5"])}
     assert sizes["Hopper-v4__sac_hpo_continuous"] == 0.5e9 + 1.1 * 8 * 100_000 * 108
     assert sizes["dm_control_finger-spin-v0__sac_hpo_pixels"] == 0.5e9 + 1.1 * 4 * 25_000 * 24_000
+    Path("wide.py").write_text(WIDE)
+    Path("list").write_text("one | sac_continuous | wide:Wide-v0 | --env-kwargs size=7 | 2 x 50000 | 2 x 50000\n")
+    ((cell,),) = (line.cells for line in read(Path("list"), "laptop"))
+    assert matrix.memory(cell) == 0.5e9 + 1.1 * 2 * 50_000 * 4 * (2 * 7 + 1 + 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     lanes = matrix.Lanes(None, 4)

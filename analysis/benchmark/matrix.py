@@ -37,7 +37,9 @@ from analysis.benchmark.cells import (
 )
 from analysis.report import Parser, start
 from runtime import machine
+from runtime.arguments import parse
 from runtime.environments import make_env, quiet
+from runtime.home import module_of
 from runtime.messages import fail, tell
 
 import torch
@@ -130,8 +132,10 @@ def memory(cell: Cell) -> float:
     row = 24_000 if cell.script.endswith("_pixels") else 0
     if not row:
         # where a simulator may write a log; the cell tells what is wrong with its environment
+        sys.path += [os.getcwd()] * (os.getcwd() not in sys.path)  # where a task of one's own lies
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), quiet(), contextlib.suppress(Exception):
-            env = make_env(cell.env_id)
+            args, _ = parse(module_of(cell.script), cell.command()[1:])
+            env = make_env(cell.env_id, args=args)
             row = 4 * (2 * env.observation_space.shape[0] + env.action_space.shape[0] + 2)
             env.close()
     return 0.5e9 + 1.1 * cell.seeds * capacity * row
