@@ -97,7 +97,7 @@ def main(args: Args) -> str:
     agent, obs, mean, x, std = of_run(args) if args.run else of_hills(args)
     left, right = args.dimensions
     if agent.act_dim < 2:
-        fail(f"{args.run} acts in one dimension, and the picture needs two")
+        fail(f"{args.run} acts in one dimension and the picture needs two: choose a run of another task")
     if left == right or not all(0 <= i < agent.act_dim for i in args.dimensions):
         fail(f"--dimensions {left} {right}: choose two of 0 to {agent.act_dim - 1}")
     actions = ways(agent, obs, x, std)

@@ -99,7 +99,7 @@ def main(args: Args) -> str:
     if records.config_of(args.folder)["script"] != "sac_hpo_continuous" or not given.leapfrog_steps:
         fail(f"{args.folder} is no run of dynamics that this can draw: name one of sac_hpo_continuous.py")
     if agents[0].act_dim < 2:
-        fail(f"{args.folder} acts in one dimension, and the picture needs two")
+        fail(f"{args.folder} acts in one dimension and the picture needs two: choose a run of another task")
     if len(set(args.dimensions)) < 2 or not all(0 <= i < agents[0].act_dim for i in args.dimensions):
         fail(f"--dimensions {args.dimensions[0]} {args.dimensions[1]}: choose two of 0 to {agents[0].act_dim - 1}")
     std = given.momentum_std_explore if args.momentum_std is None else args.momentum_std

@@ -12,7 +12,7 @@ import sac_continuous as sac
 import sac_hpo_continuous as hpo
 import sac_hpo_pixels as pixels
 import sac_nf_continuous as nf
-from analysis import export, keep, play, records
+from analysis import export, keep, landscape, play, policy_shape, records
 from runtime import home, load
 from runtime.environments import make_env
 from runtime.messages import Refused
@@ -344,6 +344,16 @@ def test_keep_leaves_no_half_made_folder():
     with pytest.raises(Refused, match="seed 1 plays by numbers that are not finite"):
         keep.main(keep.Args(folder, Path("a"), episodes=1))
     assert Path("file").read_text() == "mine" and not Path("a").exists()
+
+
+def test_pictures_of_two_dimensions_refuse_one():
+    folder = trained(hpo, "Pendulum-v1")
+    for draw, args in (
+        (landscape.main, landscape.Args(Path("a.png"), folder)),
+        (policy_shape.main, policy_shape.Args(folder)),
+    ):
+        with pytest.raises(Refused, match="acts in one dimension and the picture needs two: choose a run"):
+            draw(args)
 
 
 @pytest.mark.slow
