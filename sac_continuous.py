@@ -72,13 +72,15 @@ LIMITS = {  # smallest and largest value of each number
 }  # fmt: skip
 
 
-def table(env_id: str) -> tuple[str, dict]:
+def table(env_id: str, autotune: bool = True) -> tuple[str, dict]:
     """The paper's row for an environment: its name and values. One that the paper does not have takes Hopper's (D13)
-    and, since no α of the paper's was meant for it, tunes the temperature (D11)."""
+    and, since no α of the paper's was meant for it, tunes the temperature from 1 on, unless told not to (D11)."""
     name = re.sub(r"(Env)?(-v\d+)?$", "", re.split("[:/]", env_id)[-1])
     if name in TABLE:
         return f"HPO Tables 3 and 4, row {name}", TABLE[name]
-    return "HPO Tables 3 and 4, row Hopper, a tuned temperature", TABLE["Hopper"] | dict(autotune=True)
+    if not autotune:
+        return "HPO Tables 3 and 4, row Hopper", TABLE["Hopper"]
+    return "HPO Tables 3 and 4, row Hopper, a tuned temperature", TABLE["Hopper"] | dict(autotune=True, alpha=1.0)
 
 
 # ------------------------------------------------------------------------------------------------------------ networks

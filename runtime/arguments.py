@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -65,9 +66,12 @@ EXACT = {*LOGGING, "eval_episodes", "checkpoint_frequency", "env_workers"} - {"e
 CHANGEABLE = EXACT | {"cuda", "cuda_graphs", "compile"}
 
 
-def table(script: ModuleType, env_id: str) -> tuple[str, dict]:
-    """The name of the table that a script's values on an environment come from, and those values."""
-    return script.table(env_id) if hasattr(script, "table") else ("", {})
+def table(script: ModuleType, given: dict) -> tuple[str, dict]:
+    """The name of the table that a script's values come from, and those values, by the flags that it asks for:
+    --env-id, and --autotune."""
+    if not hasattr(script, "table"):
+        return "", {}
+    return script.table(**{name: given[name] for name in given.keys() & inspect.signature(script.table).parameters})
 
 
 def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tuple[RunArgs, dict[str, str]]:
@@ -82,7 +86,7 @@ def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tu
     if config and ":" in config["args"]["env_id"] and env_id != config["args"]["env_id"]:  # a stranger's, perhaps
         own = config["args"]["env_id"]
         fail(f"--resume {folder}: its environment {own} imports a module; if you trust it, give --env-id {own}")
-    origin, values = table(script, config["args"]["env_id"] if config else env_id)
+    origin, values = table(script, given | {"env_id": config["args"]["env_id"] if config else env_id})
     known = (config["args"] if config else {"env_id": env_id} | values) | {"resume": None}
     if asked:
         about = script.__doc__.splitlines()[0] + (f" From {origin}: {', '.join(values)}." if values else "")

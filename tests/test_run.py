@@ -224,7 +224,7 @@ def test_what_a_run_leaves(script, monkeypatch):
         shown = text.tensor_proto.string_val[0].decode()
         assert (
             "| batch_size | 16 | command line |" in shown
-            and "| alpha | 0.2 | HPO Tables 3 and 4, row Hopper, a tuned temperature |" in shown
+            and "| alpha | 1.0 | HPO Tables 3 and 4, row Hopper, a tuned temperature |" in shown
         )
         values = [(e.step, e.value) for e in events.Scalars("eval/episodic_return")]
         means = [
@@ -334,7 +334,7 @@ def test_plain_lines_on_a_pipe_and_ctrl_c(script):
     assert process.returncode == 130 and errors == ""
     assert re.fullmatch(r"step 30, \d+ steps/s, \d+ s left, last evaluation -\d+\.\d\n", lines[-2])
     assert lines[0].startswith(f"{script_name(script)} on Pendulum-v1, seeds 1 to 1, cpu, 1 threads: runs/")
-    assert any(line.startswith("  HPO Tables 3 and 4, row Hopper, a tuned temperature: alpha 0.2") for line in lines)
+    assert any(line.startswith("  HPO Tables 3 and 4, row Hopper, a tuned temperature: alpha 1.0") for line in lines)
     folder = Path(re.search("runs/.*", lines[0]).group())
     stopped = re.search(rf"stopped at step (\d+), [\d.]+ steps/s: {folder}", rest)
     assert torch.load(folder / "agent.pt", weights_only=True)["step"] == int(stopped.group(1)) >= 60
@@ -355,7 +355,7 @@ def test_progress_bar_on_a_terminal(script):
 def test_help_shows_the_row_in_force(script, capsys):
     for env_id, alpha, row in (
         ("Humanoid-v5", "0.05", "Humanoid"),
-        ("Pendulum-v1", "0.2", "Hopper, a tuned temperature"),
+        ("Pendulum-v1", "1.0", "Hopper, a tuned temperature"),
         ("Ant-v4", "0.2", "Ant"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -415,7 +415,14 @@ def test_a_flag_wins_over_the_table():
     assert source["alpha"] == "HPO Tables 3 and 4, row Ant" and source["gamma"] == "default"
     assert all(parse(s, [])[0] == s.Args() for s in (sac, hpo))  # the class's own values are Hopper's row
     for unknown in ("Pendulum-v1", "HopperBulletEnv-v0", "some.module:Swimmer-v4", "Drift-v0"):
-        assert parse(hpo, ["--env-id", unknown])[0] == hpo.Args(env_id=unknown, autotune=True)  # D11
+        for script in FAMILY.values():  # D11
+            assert parse(script, ["--env-id", unknown])[0] == script.Args(env_id=unknown, autotune=True, alpha=1.0)
+            args, source = parse(script, ["--env-id", unknown, "--no-autotune"])
+            assert args == script.Args(env_id=unknown) and (args.alpha, args.autotune) == (0.2, False)
+            assert source["alpha"] == "HPO Tables 3 and 4, row Hopper"
+            args, _ = parse(script, ["--env-id", unknown, "--autotune", "--alpha", "0.5"])
+            assert (args.alpha, args.autotune) == (0.5, True)
+    assert parse(sac, ["--env-id", "Ant-v4", "--autotune"])[0].alpha == 0.2
 
 
 def test_defaults_of_both_papers(script):
