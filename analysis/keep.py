@@ -79,7 +79,7 @@ def main(args: Args) -> str:
         write_file(args.folder / "agent.pt", content, checksum=False)
         write_whole(args.folder / "config.json", json.dumps(config, indent=2) + "\n")
         played = play.play(play.Args(args.folder, episodes=args.episodes, env_id=args.env_id))
-        policies = {name: [round(float(x), 2) for x in returns] for _, name, returns, _ in played}
+        policies = {name: [round(float(x), 2) for x in returns] for _, _, name, returns, _ in played}
         if not policies:
             fail(f"{saved.path}: seed {seed} plays by numbers that are not finite; choose another, or the best agent")
         config["kept"] = {"from": args.run.resolve().name, "step": step, "returns": policies}

@@ -62,7 +62,7 @@ def load(folder: Path, step: int | None = None, best: bool = False, env_id: str 
 
 
 def play(args: Args) -> list[tuple]:
-    """A row for each seed and policy: seed, policy, returns (episodes,), lengths (episodes,)."""
+    """A row for each seed and policy: seed, step, policy, returns (episodes,), lengths (episodes,)."""
     if args.episodes < 1:
         fail(f"--episodes is {args.episodes}: choose 1 or more")
     agent = load(args.folder, args.step, args.best, args.env_id)
@@ -93,7 +93,7 @@ def play(args: Args) -> list[tuple]:
                 continue
             finally:
                 env.close()
-            rows.append((seed, name, *(np.concatenate(x).ravel() for x in zip(*played))))
+            rows.append((seed, agent.steps[i], name, *(np.concatenate(x).ravel() for x in zip(*played))))
     return rows
 
 
@@ -144,8 +144,8 @@ def film(args: Args) -> str:
     except OSError as error:
         fail(f"--gif {args.gif}: {error.strerror}; name a file that can be written")
     size = args.gif.stat().st_size / 1e6
-    what = f"of an episode that returns {returns.item():.1f}"
-    return f"{args.gif}: policy {name}, {len(small)} frames, {size:.2f} MB, {what}"
+    what = f"of step {agent.steps[0]:,}, in an episode that returns {returns.item():.1f}"
+    return f"{args.gif}: {len(small)} frames, {size:.2f} MB, policy {name} {what}"
 
 
 def main(args: Args) -> None:
@@ -153,10 +153,10 @@ def main(args: Args) -> None:
         print(film(args))
         return
     rows = []
-    for seed, name, returns, lengths in play(args):
+    for seed, step, name, returns, lengths in play(args):
         spread = f"{returns.mean():.1f} ± {returns.std(ddof=min(1, len(returns) - 1)):.1f}"
-        rows.append([seed, name, len(returns), spread, f"{lengths.mean():.1f}"])
-    print(table(["seed", "policy", "episodes", "return", "length"], rows))
+        rows.append([seed, f"{step:,}", name, len(returns), spread, f"{lengths.mean():.1f}"])
+    print(table(["seed", "step", "policy", "episodes", "return", "length"], rows))
 
 
 if __name__ == "__main__":

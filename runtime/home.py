@@ -61,6 +61,11 @@ class Saved(NamedTuple):
     args: RunArgs
     content: dict
 
+    @property
+    def steps(self) -> list[int]:
+        """When each seed's agent was kept; that of its best evaluation has a step of its own."""
+        return self.content.get("steps") or [self.content["step"]] * self.args.num_seeds
+
 
 def read(folder: Path, step: int | None = None, best: bool = False, of_values: Callable | None = None) -> Saved:
     """agent.pt of a run's folder, agent-best.pt, or that of a step; Refused where it cannot be used.
@@ -153,6 +158,7 @@ def filled(saved: Saved, obs_dim: int, act_dim: int, kind: type | None = None):
     agent.args = saved.args  # which the contract does not ask an agent to keep
     try:
         agent.load_state_dict(saved.content["agent"])
+        agent.steps = saved.steps
     except BAD_CONTENT as error:
         fail(f"{saved.path} does not fit {saved.args.env_id}: {said(error)}")
     return agent
@@ -248,7 +254,6 @@ def load(folder: str | Path, seed: int | None = None, policy: str | None = None,
         name = policy or next(iter(agent.policies()))
         if name not in agent.policies():
             fail(f"{saved.path} has no policy {name}: choose one of {', '.join(agent.policies())}")
-        steps = saved.content.get("steps")  # the best agent's, by seed
-        return Policy(agent, space, name, steps[seed - seeds[0]] if steps else saved.content["step"])
+        return Policy(agent, space, name, saved.steps[seed - seeds[0]])
     except BAD_CONTENT as error:
         fail(f"{saved.path} is damaged: {said(error)}")

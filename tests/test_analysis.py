@@ -396,10 +396,10 @@ def test_play(capsys):
     assert not all(torch.equal(kept["agent"][name], last["agent"][name]) for name in kept["agent"])
 
     rows = play.play(play.Args(run, episodes=3))
-    assert [row[:2] for row in rows] == [(s, name) for s in (1, 2) for name in ("leapfrog", "base")]
-    assert all((row[3] == 20).all() and len(row[2]) == 3 for row in rows)
+    assert [row[:3] for row in rows] == [(s, 120, name) for s in (1, 2) for name in ("leapfrog", "base")]
+    assert all((row[4] == 20).all() and len(row[3]) == 3 for row in rows)
     agent = play.load(run)
-    for seed, name, returns, _ in rows:
+    for seed, _, name, returns, _ in rows:
         for e in range(3):
             env, total = gym.make("Drift-v0"), 0.0
             obs, _ = env.reset(seed=episode(seed, play.START + e))
@@ -408,14 +408,15 @@ def test_play(capsys):
                 obs, reward, *_ = env.step(agent.policies()[name](seen)[seed - 1, 0].detach().numpy())
                 total += reward
             assert returns[e] == pytest.approx(total, abs=1e-4)
-    assert [row[2].tolist() for row in play.play(play.Args(run, episodes=3, step=60))] != [r[2].tolist() for r in rows]
+    earlier = play.play(play.Args(run, episodes=3, step=60))
+    assert [row[3].tolist() for row in earlier] != [row[3].tolist() for row in rows] and earlier[0][1] == 60
     play.main(play.Args(run, episodes=3))
-    mean, deviation = rows[0][2].mean(), rows[0][2].std(ddof=1)
-    assert f"| 1 | leapfrog | 3 | {mean:.1f} ± {deviation:.1f} | 20.0 |" in capsys.readouterr().out
+    mean, deviation = rows[0][3].mean(), rows[0][3].std(ddof=1)
+    assert f"| 1 | 120 | leapfrog | 3 | {mean:.1f} ± {deviation:.1f} | 20.0 |" in capsys.readouterr().out
     best = torch.load(run / "agent-best.pt", weights_only=True)
     for i, row in enumerate(play.play(play.Args(run, episodes=2, best=True))[::2]):
         folder = play.play(play.Args(run, episodes=2, step=best["steps"][i]))
-        assert row[2].tolist() == folder[2 * i][2].tolist()
+        assert row[3].tolist() == folder[2 * i][3].tolist() and row[1] == best["steps"][i]
     strange = torch.load(run / "agent.pt", weights_only=True)
     strange["args"]["env_id"] = "evil:Drift-v0"
     Path("strange").mkdir()

@@ -169,4 +169,4 @@ def test_the_smallest_script_is_played(smallest, monkeypatch):
     assert launch(smallest, [*FLAGS.split(), "--total-timesteps", "60"]) == 0
     monkeypatch.setattr(home, "script_file", lambda name: Path(smallest.__file__))
     rows = play.play(play.Args(newest(), episodes=3))
-    assert [(seed, name, len(returns)) for seed, name, returns, _ in rows] == [(1, "policy", 3), (2, "policy", 3)]
+    assert [(*row[:3], len(row[3])) for row in rows] == [(1, 60, "policy", 3), (2, 60, "policy", 3)]

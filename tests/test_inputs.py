@@ -721,3 +721,18 @@ def test_learning_starts_alone_sets_the_random_steps(member, capfd):
     assert source["random_steps"] == "as --learning-starts"
     argv = "--env-id Drift-v0 --total-timesteps 100 --learning-starts 10 --random-steps 100".split()
     assert launch(member, argv) == 2 and "must exceed --random-steps 100" in capfd.readouterr().err
+
+
+def test_flags_of_the_leapfrog_without_one_are_told(capfd):
+    """And they do change nothing: critics and policy learn the same to the bit."""
+    agents = []
+    flags = "--step-size 0.3 --momentum-term --evolve-target --momentum-std-train 2 --no-leapfrog-state".split()
+    for more in ([], flags):
+        assert launch(hpo, [*FLAGS, "--leapfrog-steps", "0", *more]) == 0
+        told = re.findall(r"(\S+) does nothing at --leapfrog-steps 0: no action moves", capfd.readouterr().err)
+        assert sorted(told) == sorted(flag.replace("no-", "") for flag in more if flag.startswith("--"))
+        weights = torch.load(newest() / "agent.pt", weights_only=True)["agent"]
+        agents.append({name: x for name, x in weights.items() if not name.startswith("force")})
+    left, right = agents
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    assert launch(hpo, [*FLAGS, *flags]) == 0 and "does nothing" not in capfd.readouterr().err
