@@ -31,8 +31,8 @@ several seeds of it side by side (runtime/seeds.py).
 
 Of `sac_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `table`, `Agent`, `Agent.__init__`, `Agent.noise_shapes`,
 `Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss` and `Agent.update`; it lacks `squash` and
-`Agent.alpha_loss`; it adds `BETA_MIN`, `Dynamics`, `action_gradient`, `log_normal`, `leapfrog`, `Pid`, `Agent.evolve`,
-`Agent.evolved_mean` and `Agent.metrics`.
+`Agent.alpha_loss`; it adds `IDLE`, `BETA_MIN`, `Dynamics`, `action_gradient`, `log_normal`, `leapfrog`, `Pid`,
+`Agent.evolve`, `Agent.evolved_mean` and `Agent.metrics`.
 """
 
 import copy
@@ -105,6 +105,8 @@ LIMITS = {  # smallest and largest value of each number
     "prior_updates": (1, 10**9), "distance_target": (1e-9, 1e3), "spread_weight": (0, 1e9), "beta": (1e-3, 1e9),
     "beta_max": (1e-3, 1e9), "pid_p": (0, 1e6), "pid_i": (1e-9, 1e6), "pid_d": (0, 1e6), "pid_bound": (1e-3, 1e9),
 }  # fmt: skip
+IDLE = {"leapfrog_steps": "dynamics_lr step_size step_unit leapfrog_hidden leapfrog_state normalize_gradient "
+        "evolve_target eval_base"}  # flags that do nothing at K = 0  # fmt: skip
 BETA_MIN = 1e-3  # D21
 
 

@@ -28,7 +28,7 @@ several seeds of it side by side (runtime/seeds.py).
 Of `sac_continuous.py` it changes `Args`, `LIMITS`, `Policy`, `Policy.__init__`, `Policy.forward`, `Agent`,
 `Agent.__init__`, `Agent.noise_shapes`, `Agent.act`, `Agent.policies`, `Agent.critic_loss`, `Agent.policy_loss`,
 `Agent.update` and `train`; it lacks `LOG_STD_MIN`, `FORM`, `TABLE`, `table`, `Policy.sample`,
-`Policy.mean_action`, `squash` and `Agent.alpha_loss`; it adds `BETA_MIN`, `Flow`, `action_gradient`, `Pid`,
+`Policy.mean_action`, `squash` and `Agent.alpha_loss`; it adds `IDLE`, `BETA_MIN`, `Flow`, `action_gradient`, `Pid`,
 `Agent.evolve`, `Agent.evolved` and `Agent.metrics`.
 """
 
@@ -90,6 +90,8 @@ LIMITS = {  # smallest and largest value of each number
     "prior_updates": (1, 10**9), "distance_target": (1e-9, 1e3), "beta": (1e-3, 1e9), "beta_max": (1e-3, 1e9),
     "pid_p": (0, 1e6), "pid_i": (1e-9, 1e6), "pid_d": (0, 1e6), "pid_bound": (1e-3, 1e9),
 }  # fmt: skip
+IDLE = {"langevin_steps": "dynamics_lr step_size langevin_hidden normalize_gradient prior_updates distance_target beta "
+        "beta_max pid_p pid_i pid_d pid_bound eval_base"}  # flags that do nothing at K = 0  # fmt: skip
 BETA_MIN = 1e-3  # D21
 
 

@@ -26,8 +26,8 @@ several seeds of it side by side (runtime/seeds.py). "HPO" is the paper Hamilton
 number is one of our readings of it, with its reason in docs/method.md.
 
 Of `sac_continuous.py` it changes `Args`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`, `Agent.act`,
-`Agent.policies`, `Agent.critic_loss` and `Agent.policy_loss`; it adds `COLUMNS`, `FORMER`, `Force`, `action_gradient`,
-`momentum_stds`, `leapfrog`, `Agent.evolve` and `Agent.evolved_mean`.
+`Agent.policies`, `Agent.critic_loss` and `Agent.policy_loss`; it adds `COLUMNS`, `IDLE`, `FORMER`, `Force`,
+`action_gradient`, `momentum_stds`, `leapfrog`, `Agent.evolve` and `Agent.evolved_mean`.
 """
 
 import copy
@@ -98,6 +98,8 @@ LIMITS = {  # smallest and largest value of each number
     "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
     "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }  # fmt: skip
+IDLE = {"leapfrog_steps": "step_size momentum_std_train momentum_std_explore leapfrog_hidden leapfrog_state "
+        "momentum_term evolve_target eval_base"}  # flags that do nothing at K = 0  # fmt: skip
 FORMER = {"leapfrog_space": "pre-tanh"}  # flags of older runs, and the value of each that is left (D6)
 
 
@@ -293,7 +295,7 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(batch.obs, batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by rounding of tanh, or by clamping (D6)
         return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:

@@ -4,8 +4,9 @@
     python sac_hpo_pixels.py --env-id dm_control/cheetah-run-v0 --leapfrog-steps 0    # SAC-AE
     python sac_hpo_pixels.py --env-id dm_control/walker-walk-v0 --help                # flags, with the task's values
 
-An observation o is the last three frames of a camera. An encoder makes of it a latent z of 50 numbers, on which critics
-and policy stand; the policy has a projection of its own behind the encoder's convolutions. Three losses:
+An observation o is the last three frames of a camera. An encoder makes of it a latent z of 50 numbers, on which the
+critics stand. The policy stands on another one, by a projection of its own behind the same convolutions, which it does
+not train. With y SAC's target, three losses:
 
     (Q_i(z, a) - y)²                                              trains the encoder and the critics
     (decoder(z) - o in 5 bits)² + λ ‖z‖²/2                        trains the encoder and the decoder
@@ -51,7 +52,7 @@ LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 class Args(RunArgs):
     # --env-id, --seed, --num-seeds, --total-timesteps and what else every run has stand in runtime/arguments.py
     env_id: str = "dm_control/cheetah-run-v0"  # dm_control/<domain>-<task>-v0
-    action_repeat: int = 4  # simulator steps in a step; all numbers of steps below and above count the latter
+    action_repeat: int = 4  # simulator steps in which an action is repeated; every other flag counts actions
     random_steps: int = 1_000  # first steps, of random actions; --learning-starts alone sets both
     learning_starts: int = 1_000  # steps before the first update
     batch_size: int = 128  # transitions in an update
@@ -61,14 +62,14 @@ class Args(RunArgs):
     encoder_tau: float = 0.05  # the same for the encoder
     policy_frequency: int = 2  # updates of critics and decoder for each of the policy, the temperature and the targets
     policy_lr: float = 1e-3  # Adam's learning rate for the policy
-    q_lr: float = 1e-3  # Adam's learning rate for the critics and, once more, the encoder and the decoder
+    q_lr: float = 1e-3  # learning rate of two Adams: of critics and encoder, and of decoder and encoder
     alpha_lr: float = 1e-4  # Adam's learning rate for the temperature
     alpha: float = 0.1  # entropy temperature, with --autotune its first value
     autotune: bool = True  # tune the temperature towards --target-entropy
     target_entropy: float | None = None  # entropy that --autotune aims at; by default -(action dimensions)
     latent_penalty: float = 1e-6  # λ, of the latent's length
     decoder_decay: float = 1e-7  # weight decay of the decoder
-    amp: bool = False  # bfloat16 in convolutions and decoder
+    amp: bool = False  # bfloat16 in convolutions, both projections and decoder
     leapfrog_steps: int = 3  # leapfrog steps K (D18); 0 is SAC-AE (D19)
     step_size: float = 0.1  # leapfrog step size ε, in units of u
     momentum_std_train: float = 0.15  # standard deviation 1/√β0 of the momentum in training (D18)
@@ -89,6 +90,8 @@ LIMITS = {  # smallest and largest value of each number
     "leapfrog_steps": (0, 1000), "step_size": (0, 100), "leapfrog_hidden": (1, 10**5),
     "momentum_std_train": (1e-6, 1e3), "momentum_std_explore": (1e-6, 1e3),
 }  # fmt: skip
+IDLE = {"leapfrog_steps": "step_size momentum_std_train momentum_std_explore leapfrog_hidden leapfrog_state "
+        "momentum_term evolve_target eval_base"}  # flags that do nothing at K = 0  # fmt: skip
 FORMER = {"leapfrog_space": "pre-tanh"}  # flags of older runs, and the value of each that is left (D6)
 
 
@@ -333,7 +336,8 @@ class Agent(Learner):
     def critic_loss(self, batch: "Batch", noise: NamedTuple) -> tuple[Tensor, dict]:
         """Squared Bellman errors of the twin critics, summed."""
         with torch.no_grad():
-            features, next_latent = self.encoder.features(batch.next_obs), self.target_encoder(batch.next_obs)
+            features = self.encoder.features(batch.next_obs)  # which the policy sees
+            next_latent = self.target_encoder(batch.next_obs)  # and the target critics
             u, log_prob = self.policy.sample(features, noise.next_action)
             if self.args.evolve_target and self.args.leapfrog_steps:  # D8
                 u, _ = self.evolve(self.target, next_latent, u, noise.next_momentum, self.args.momentum_std_train)
@@ -343,7 +347,7 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(self.encoder(batch.obs), batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by rounding of tanh, or by clamping (D6)
         return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
@@ -372,7 +376,8 @@ class Agent(Learner):
         return loss, {"losses/alpha_loss": loss}
 
     def five_bits(self, obs: Tensor, uniform: Tensor) -> Tensor:
-        """What the decoder is to give, in [-0.5, 0.5]: frames of 32 levels, and noise of one level's width on them."""
+        """What the decoder is to give, in [-0.5, 0.5]: frames of 32 levels, and noise of one level's width on them:
+        pieces of one table, from places that the last digits of the numbers that drew the batch give."""
         noise = windows(self.dither, uniform, obs.shape[-3:].numel()).view(obs.shape)
         return ((obs / 8).floor() + noise) / 32 - 0.5
 

@@ -18,8 +18,8 @@ Jacobian stretches by 1 + β/(α_r + r) across the ray and by 1 + β α_r/(α_r 
 and SAC's objective and critics stay as they are. At the start β = 0: the policy begins as SAC's, and with
 --num-flows 0 it is SAC to the bit. This is the second baseline of "HPO", the paper Hamiltonian Policy Optimization
 (section 5.1.2), after Mazoure et al., "Leveraging exploration in off-policy algorithms via normalizing flows" (2019),
-who use one hidden layer (--policy-layers 1), 2 or 3 flows and α = 0.05. D and a number is one of our readings of HPO,
-with its reason in docs/method.md.
+who use one hidden layer (--policy-layers 1), a log-std linear in the state and α = 0.05. D and a number is one of our
+readings of HPO, with its reason in docs/method.md.
 
 The file is written for one seed, B stands for a batch, ds and d for the sizes of states and actions. `run` trains
 several seeds of it side by side (runtime/seeds.py).
@@ -226,7 +226,7 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(batch.obs, batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by rounding of tanh, or by clamping (D6)
         return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:

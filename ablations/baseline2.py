@@ -18,8 +18,8 @@ The file is written for one seed, B stands for a batch, ds and d for the sizes o
 several seeds of it side by side (runtime/seeds.py).
 
 Of `sac_hpo_continuous.py` it changes `Args`, `COLUMNS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
-`Agent.evolve` and `Agent.act`; it lacks `Force` and `Agent.evolved_mean`; and `Agent.policies`, `Agent.critic_loss` and
-`Agent.policy_loss` are those of `sac_continuous.py`.
+`Agent.evolve` and `Agent.act`; it lacks `IDLE`, `Force` and `Agent.evolved_mean`; and `Agent.policies`,
+`Agent.critic_loss` and `Agent.policy_loss` are those of `sac_continuous.py`.
 """
 
 import copy
@@ -247,7 +247,7 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(batch.obs, batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by rounding of tanh, or by clamping (D6)
         return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:

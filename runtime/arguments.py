@@ -63,8 +63,6 @@ LIMITS = {  # smallest and largest value of each number
 LOGGING = ["exp_name", "keep_agents", "capture_video", "track", "wandb_project_name", "wandb_entity"]
 MACHINE = ["cuda", "cuda_graphs", "compile", "matmul_precision", "products", "env_workers"]
 EXACT = {*LOGGING, "eval_episodes", "checkpoint_frequency", "env_workers"} - {"exp_name"}  # a run stays what it is
-MOVING = "step_size momentum_std_train momentum_std_explore leapfrog_hidden leapfrog_state momentum_term evolve_target"
-MOVING = MOVING.split()  # what a leapfrog alone asks for
 CHANGEABLE = EXACT | {"cuda", "cuda_graphs", "compile"}
 
 
@@ -111,9 +109,9 @@ def parse(script: ModuleType, argv: list[str], program: str | None = None) -> tu
     alone = "learning_starts" in given and "random_steps" not in given and hasattr(script.Args, "random_steps")
     together = {"random_steps": given["learning_starts"]} if alone and not config else {}
     args = script.Args(**known | given | together)
-    if not getattr(args, "leapfrog_steps", 1):
-        for name in [name for name in MOVING if name in given]:
-            note(f"{flags.dashed(name)} does nothing at --leapfrog-steps 0: no action moves")
+    for switch, names in getattr(script, "IDLE", {}).items():
+        for name in [name for name in names.split() if name in given and not getattr(args, switch)]:
+            note(f"{flags.dashed(name)} does nothing at {flags.dashed(switch)} 0")
     source = config["source"] if config else {name: origin if name in values else "default" for name in vars(args)}
     source |= dict.fromkeys(together, "as --learning-starts")
     return args, source | dict.fromkeys(given.keys() - {"resume"}, "command line")

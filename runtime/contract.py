@@ -8,9 +8,12 @@ A script is a module with
     train       train(args, run), the loop; it asks `run` for environments and agents and plays a step for each of
                 `run.steps(replay)`, where the replay is a Ring (runtime/replay.py) whose `sample` gives a NamedTuple
                 with `obs` and `next_obs` in it: --normalize-observations normalises these two
-    table       optional: table(env_id) gives the name of a paper's row and its values, which become the defaults
+    table       optional: table(env_id) gives the name of a paper's row and its values, which become the defaults; it
+                may ask for another flag's value on the command line by a second parameter of that name
     FORMER      optional: flags that older runs have and the script has given up, with the value of each that it has
                 kept; a run of that value goes on and its agent is played as any other, one of another value is refused
+    IDLE        optional: names of flags, divided by spaces, that do nothing where the flag of their key is 0: a command
+                line that gives one of them is told so
     FORM        optional: a number, by default 1, which is raised when saved weights come to mean something else: runs
                 and agents of another form are refused
 

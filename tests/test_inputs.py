@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import mcmcpo_hmc_continuous as hmc
 import mcmcpo_langevin_continuous as langevin
 import sac_continuous as sac
 import sac_hpo_continuous as hpo
@@ -723,16 +724,31 @@ def test_learning_starts_alone_sets_the_random_steps(member, capfd):
     assert launch(member, argv) == 2 and "must exceed --random-steps 100" in capfd.readouterr().err
 
 
-def test_flags_of_the_leapfrog_without_one_are_told(capfd):
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        (hpo, "--step-size 0.3 --momentum-std-train 2 --momentum-std-explore 2 --leapfrog-hidden 8 --no-leapfrog-state"
+              " --momentum-term --evolve-target --eval-base"),
+        (hmc, "--dynamics-lr 0.1 --step-size 0.3 --step-unit absolute --leapfrog-hidden 8 --no-leapfrog-state"
+              " --normalize-gradient --evolve-target --eval-base"),
+        (langevin, "--dynamics-lr 0.1 --step-size 0.3 --langevin-hidden 8 --no-normalize-gradient --prior-updates 3"
+                   " --distance-target 2 --beta 9 --beta-max 99 --pid-p 2 --pid-i 2 --pid-d 2 --pid-bound 9"
+                   " --eval-base"),
+    ],
+    ids=["hpo", "hmc", "langevin"],
+)  # fmt: skip
+def test_flags_that_do_nothing_without_a_step_are_told(script, flags, capfd, monkeypatch):
     """And they do change nothing: critics and policy learn the same to the bit."""
+    monkeypatch.setattr(messages, "NOTED", {})
+    ((switch, names),) = script.IDLE.items()
     agents = []
-    flags = "--step-size 0.3 --momentum-term --evolve-target --momentum-std-train 2 --no-leapfrog-state".split()
-    for more in ([], flags):
-        assert launch(hpo, [*FLAGS, "--leapfrog-steps", "0", *more]) == 0
-        told = re.findall(r"(\S+) does nothing at --leapfrog-steps 0: no action moves", capfd.readouterr().err)
-        assert sorted(told) == sorted(flag.replace("no-", "") for flag in more if flag.startswith("--"))
+    for more in ([], flags.split()):
+        assert launch(script, [*FLAGS, f"--{switch}", "0", *more]) == 0
+        told = re.findall(rf"--(\S+) does nothing at --{switch.replace('_', '-')} 0", capfd.readouterr().err)
+        assert sorted(told) == sorted(names.replace("_", "-").split() if more else [])
         weights = torch.load(newest() / "agent.pt", weights_only=True)["agent"]
-        agents.append({name: x for name, x in weights.items() if not name.startswith("force")})
+        agents.append({name: x for name, x in weights.items() if name.startswith(("critic", "policy", "target."))})
     left, right = agents
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-    assert launch(hpo, [*FLAGS, *flags]) == 0 and "does nothing" not in capfd.readouterr().err
+    parse(script, [*FLAGS, *flags.split()])
+    assert len(messages.NOTED) == len(names.split())  # no more of them with a step
