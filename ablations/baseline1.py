@@ -25,8 +25,8 @@ The file is written for one seed, B stands for a batch, ds and d for the sizes o
 several seeds of it side by side (runtime/seeds.py).
 
 Of `sac_hpo_continuous.py` it changes `Args`, `COLUMNS`, `TABLE`, `LIMITS`, `Agent.__init__`, `Agent.noise_shapes`,
-`Agent.evolve`, `Agent.act`, `Agent.evolved_mean`, `Agent.policies` and `Agent.policy_loss`; it lacks `IDLE` and `Force`;
-and `Agent.critic_loss` is that of `sac_continuous.py`.
+`Agent.evolve`, `Agent.act`, `Agent.evolved_mean`, `Agent.policies` and `Agent.policy_loss`; it lacks `IDLE` and
+`Force`; and `Agent.critic_loss` is that of `sac_continuous.py`.
 """
 
 import copy
