@@ -2,7 +2,7 @@
 
     python analysis/curves.py results/products/*.csv --output products.png
     python analysis/curves.py runs/Hopper-v4__* --output mine.png                 # your own runs
-    python analysis/curves.py results/benchmark/laptop/Hopper-v4__*.csv --against sac_continuous --output mine.png
+    python analysis/curves.py results/benchmark/paper/Hopper-v4__*.csv --against sac_continuous --output mine.png
 
 The first draws all scripts of an environment in one panel, the third each beside the one named. Runs of one script
 with the same flags and length are one curve, pooled over their seeds. Every seed's evaluations are smoothed by an
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--against", help="the script beside which each other one is drawn, such as sac_continuous")
     parser.add_argument("--output", type=Path, required=True, help="the picture, such as mine.png")
     args = parser.parse_args(argv)
-    check_output(args.output)
+    check_output(args.output, picture=True)
     draw(sorted(args.files), args.output, args.against)
 
 

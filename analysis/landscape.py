@@ -92,7 +92,7 @@ def ways(agent, obs: torch.Tensor, x: torch.Tensor, std: float) -> list[torch.Te
 
 @torch.no_grad()
 def main(args: Args) -> str:
-    records.check_output(args.output)
+    records.check_output(args.output, picture=True)
     torch.manual_seed(0)
     agent, obs, mean, x, std = of_run(args) if args.run else of_hills(args)
     left, right = args.dimensions

@@ -91,7 +91,7 @@ def main(args: Args) -> str:
         return shown(args.show)
     if not args.folder:
         fail("name a run's folder, or --show and CSVs")
-    records.check_output(args.output)
+    records.check_output(args.output, picture=True)
     records.check_output(args.numbers)
     steps = args.steps or (None,)
     agents = [load(args.folder, step, env_id=args.env_id) for step in steps]

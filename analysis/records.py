@@ -50,13 +50,18 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def check_output(path: Path | None, flag: str = "--output") -> None:
-    """Refuses, before anything is measured, a place where no file can be written."""
+PICTURES = ".eps", ".jpeg", ".jpg", ".pdf", ".png", ".svg", ".tif", ".tiff", ".webp"
+
+
+def check_output(path: Path | None, flag: str = "--output", picture: bool = False) -> None:
+    """Refuses, before anything is measured, a place where no file can be written, or a picture of no known kind."""
     if path and path.is_dir():
         fail(f"{flag} {path} is a folder: name a file")
     near = next((folder for folder in path.absolute().parents if folder.exists()), None) if path else None
     if near and not (near.is_dir() and os.access(near, os.W_OK)):
         fail(f"{flag} {path}: nothing can be written in {near}")
+    if path and picture and path.suffix.lower() not in PICTURES:
+        fail(f"{flag} {path}: name a picture that ends in {', '.join(PICTURES)}")
 
 
 def save_figure(figure, path: Path, dpi: int, flag: str = "--output") -> None:
@@ -64,6 +69,7 @@ def save_figure(figure, path: Path, dpi: int, flag: str = "--output") -> None:
     import matplotlib.pyplot as plt  # where no figure is drawn nobody waits for it
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=dpi, metadata={"Software": None} if path.suffix == ".png" else None)
     except (OSError, ValueError) as error:
         fail(f"{flag} {path}: {error}")
@@ -229,6 +235,7 @@ class Arm:
     seeds: list[int]
     steps: np.ndarray  # (T,)
     values: dict[str, np.ndarray]  # column -> (S, T, E); NaN from where a seed has diverged
+    form: int = 1  # of the script, as contract.py says
 
     @property
     def name(self) -> str:
@@ -358,7 +365,8 @@ def read_arms(paths: list[Path], until: int | None = None) -> list[Arm]:
         if len(forms := {form_in(path): path for path in own}) > 1:
             older, newer = (forms[form] for form in sorted(forms)[:2])
             fail(f"{older} and {newer} are of one name and of code that begins a run otherwise: show them apart")
-    arms = [arm for key, own in groups.items() if (arm := read_arm(own, key))]
+    arms = [(read_arm(own, key), form_in(own[0])) for key, own in groups.items()]
+    arms = [dataclasses.replace(arm, form=form) for arm, form in arms if arm]
     short = [arm for arm in arms if until is not None and arm.steps[0] > until]
     for arm in short:
         tell(f"{arm.env_id} {arm.name} has no evaluation up to step {until}: left out")

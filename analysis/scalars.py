@@ -71,9 +71,11 @@ def main(argv: list[str]) -> str:
     parser.add_argument("folders", nargs="*", type=Path, help="runs' folders")
     parser.add_argument("--every", type=int, default=1000, help="steps between rows")
     parser.add_argument("--output", type=Path, help="keep the table in this CSV")
-    parser.add_argument("--show", type=Path, help="print the table of this CSV")
+    parser.add_argument("--show", type=Path, help="print the table of this CSV, and nothing else")
     options = parser.parse_args(argv)
     if options.show:
+        if options.tag or options.folders or options.output:
+            fail("--show prints a table that was kept: leave out what was logged, run folders and --output")
         return shown(options.show)
     if missing := [str(folder) for folder in options.folders if not (folder / "config.json").is_file()]:
         fail(f"no run's folder: {', '.join(missing)}")

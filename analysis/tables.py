@@ -1,12 +1,12 @@
 """Tables of results files and runs: best and final returns, differences with an interval, and the readings of D9.
 
-    python analysis/tables.py results/benchmark/laptop/Hopper-v4__*.csv
-    python analysis/tables.py results/HalfCheetah-v4__*.csv --against sac_hpo_continuous
+    python analysis/tables.py results/benchmark/paper/Hopper-v4__*.csv
+    python analysis/tables.py results/sac_nf/*.csv --against sac_nf_continuous
     python analysis/tables.py results/sac_nf/*.csv --steps 50000                # as if the runs had been that long
     python analysis/tables.py runs/Hopper-v4__*                                 # your own runs, finished or not
     python analysis/tables.py results/pixels/*.csv --by-step                    # every evaluation, a row a step
-    python analysis/tables.py results/start/HalfCheetah-v4__*.csv --holm        # p-values, corrected for their number
-    python analysis/tables.py results/search/*.csv --figure differences.png     # draws the last evaluations, too
+    python analysis/tables.py results/sac_nf/*.csv --holm                       # p-values, corrected for their number
+    python analysis/tables.py results/sac_nf/*.csv --figure differences.png     # draws the last evaluations, too
 
 Runs of one script with the same flags and length are one arm, pooled over their seeds; flags that all arms share stand
 in the head of a table. What is left out is told on stderr.
@@ -90,6 +90,8 @@ def compared(arms: list[Arm], against: str) -> Iterator[tuple[Arm, str, np.ndarr
         if len({x.values["return"].shape[2] for x in (arm, other)}) > 1:
             episodes = pair[0].values["return"].shape[2]
             tell(f"{arm.env_id} {name} less {against}: in the first {episodes} episodes of each evaluation")
+        if arm.form != other.form:
+            tell(f"{arm.env_id} {name} less {against}: their codes begin a run otherwise (D12), so the start is in it")
         yield arm, name, *counted(*(x.curve() for x in pair))
     if found and (without := {x.env_id for x in arms} - {x.env_id for x in arms if id(x) in found}):
         tell(f"{against} is not among the files of {', '.join(sorted(without))}, so no differences to it there")
@@ -185,25 +187,32 @@ def figure_of(arms: list[Arm], against: str):
 def main(argv: list[str]) -> None:
     parser = Parser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="results files and runs' folders")
-    parser.add_argument("--against", default="sac_continuous", help="script to which differences are taken")
+    parser.add_argument("--against", help="script to which differences are taken, instead of sac_continuous")
     parser.add_argument("--steps", type=int, help="leave out evaluations after this step")
     parser.add_argument("--holm", action="store_true", help="add p-values, as they are and by Holm's correction")
     parser.add_argument("--by-step", action="store_true", help="print the returns at each evaluation instead")
     parser.add_argument("--figure", type=Path, help="a picture of the differences in the last evaluation to write")
     options = parser.parse_args(argv)
-    check_output(options.figure, "--figure")
+    check_output(options.figure, "--figure", picture=True)
     if options.figure and options.by_step:
         parser.error("--figure draws the differences, which --by-step does not print: leave one out")
+    if options.steps is not None and options.steps < 1:
+        parser.error(f"--steps is {options.steps}: choose 1 or more")
     arms = read_arms(sorted(options.files), options.steps)
     if not arms:
-        tell("none of these has anything to show")
-    elif options.by_step:
+        fail("none of these has anything to show")
+    if options.by_step:
         print(steps_table(arms))
-    else:
-        tables = returns_table(arms), differences_table(arms, options.against, options.holm), readings_table(arms)
-        print("\n\n".join(filter(None, tables)))
-        if options.figure:
-            save_figure(figure_of(arms, options.against), options.figure, 100, "--figure")
+        return
+    against, names = options.against or "sac_continuous", heads(arms)[1]
+    if options.against and not any(reference(arms, names, arm, against) for arm in arms):
+        fail(f"{against} is not among the files: --against takes one of {', '.join(dict.fromkeys(names))}")
+    differences = differences_table(arms, against, options.holm)
+    if not differences and (options.holm or options.figure):
+        fail(f"nothing here differs from {against}: there is nothing to correct or to draw")
+    print("\n\n".join(filter(None, [returns_table(arms), differences, readings_table(arms)])))
+    if options.figure:
+        save_figure(figure_of(arms, against), options.figure, 100, "--figure")
 
 
 if __name__ == "__main__":

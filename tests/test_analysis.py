@@ -122,6 +122,9 @@ def test_each_environment_has_its_own_reference(results, capfd):
     assert not capfd.readouterr().err
     assert tables.differences_table([*arms, more[1]]) == tables.differences_table(arms)
     assert "sac_continuous is not among the files of Mine-v0" in capfd.readouterr().err
+    older = [dataclasses.replace(arms[0], form=1), dataclasses.replace(arms[1], form=2)]  # another start
+    assert tables.differences_table(older) == tables.differences_table(arms)
+    assert capfd.readouterr().err.count("their codes begin a run otherwise (D12), so the start is in it") == 1
 
 
 def test_collected_files_hold_the_runs(results):
@@ -216,11 +219,19 @@ def test_the_figure_of_differences_holds_the_tables_numbers(results):
         assert ends[y - 1] == pytest.approx(np.array([[low, y], [high, y]]))
     tables.main([*map(str, results), "--figure", "differences.png"])
     assert Path("differences.png").stat().st_size > 5000
-    for words in ([str(results[0])], [*map(str, results), "--against", "nobody"]):
-        with pytest.raises(Refused, match="nothing to draw"):
-            tables.main([*words, "--figure", "none.png"])
-    with pytest.raises(Refused, match=r"differences\.doc"):
-        tables.main([*map(str, results), "--figure", "differences.doc"])
+    tables.main([*map(str, results), "--figure", "new/folder/differences.SVG"])
+    assert b"<svg" in Path("new/folder/differences.SVG").read_bytes()
+    for flags, said in (
+        (["--figure", "none.png"], "nothing here differs from sac_continuous: there is nothing to correct or to draw"),
+        (["--holm"], "nothing to correct"),
+        (["--against", "nobody"], "nobody is not among the files: --against takes one of sac_continuous"),
+        (["--steps", "0"], "--steps is 0: choose 1 or more"),
+        (["--steps", "5"], "none of these has anything to show"),
+        (["--figure", "none.doc"], "--figure none.doc: name a picture that ends in .eps, .jpeg"),
+        (["--figure", "none"], "--figure none: name a picture"),
+    ):
+        with pytest.raises(Refused, match=said):
+            tables.main([str(results[0]), *flags])
     with pytest.raises(Refused, match="leave one out"):
         tables.main([*map(str, results), "--figure", "none.png", "--by-step"])
     assert not Path("none.png").exists()

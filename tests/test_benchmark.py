@@ -340,8 +340,15 @@ def test_the_committed_page_is_what_its_command_writes(scale):
 def test_a_section_that_does_not_exist(capsys):
     with pytest.raises(Refused, match="no section tabel5: choose among page, verdicts, table5, table1"):
         page.main(["tabel5"])
-    with pytest.raises(Refused, match="--base nowhere: no such folder; name the one that holds results/"):
-        page.main(["page", "--base", "nowhere"])
+    Path("file").touch()
+    for base in ("nowhere", ".", "file"):
+        with pytest.raises(Refused, match=f"--base {base}: no results/ there; name the folder that holds it"):
+            page.main(["page", "--base", base])
+    with pytest.raises(Refused, match="figure8 is drawn from agents, by analysis/policy_shape"):
+        page.main(["figure8"])
+    assert page.main(["table6"]) == 0 and page.main(["figure6"]) == 0
+    left, right = capsys.readouterr().out.split("100,000 steps, ")[1:]
+    assert left == right and left.startswith("for the paper's we take 1,000,000.")
 
 
 def test_the_script_is_a_script():

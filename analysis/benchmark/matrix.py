@@ -274,7 +274,11 @@ def listing(lines, place: Place, lanes: int, items: list[str] = ()) -> str:
 
     items = items or dict.fromkeys(item for line in lines for item in line.items)
     rows = [row(item, chosen(lines, [item])) for item in items]
-    known = f"as {sum(map(len, seen.values()))} cells went here" if seen else "by a guess from this machine's products"
+    known = (
+        f"as {sum(map(len, seen.values()))} cells went here"
+        if seen
+        else "by a guess from this machine's products, which busy cores mislead"
+    )
     head = f"{'item':<10} cells  done  begun   time left at SCALE={place.scale}, {lanes} cells at a time, {known}"
     old = [f"stale: {cell.name}: {said}" for cell in cells if (said := untimely(cell, place))]
     return "\n".join([head, *rows, row("all", cells), *old])  # cells that items share count once
@@ -305,6 +309,8 @@ def main(argv: list[str]) -> int:
     for name in ("jobs", "per_gpu"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             fail(f"--{name.replace('_', '-')} is {getattr(options, name)}: choose 1 or more")
+    if options.base.exists() and not options.base.is_dir():
+        fail(f"--base {options.base} is a file: name a folder")
     if not options.lines.is_file():
         fail(f"no list {options.lines}")
     lines, place = read(options.lines, scale), Place(options.base.absolute(), scale, options.keep_stale)
@@ -338,7 +344,7 @@ def main(argv: list[str]) -> int:
         tell(f"stopped; {len(todo) - len(outcomes)} cells are not done: the same command goes on with them")
         return 128 + signals[0]
     print(f"{len(cells) - len(failed)} of {len(cells)} cells are done", flush=True)
-    if options.lines == LIST:
+    if options.lines == LIST and (place.base / "results").is_dir():
         from analysis.benchmark import page  # draws, which takes a second to import
 
         page.main(["page", "--base", str(place.base), *["--keep-stale"] * place.keep_stale])

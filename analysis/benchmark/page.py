@@ -345,7 +345,6 @@ def draw(sections: list[Section], results: Results, path: Path | None) -> bool:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path, 90)
     return True
 
@@ -361,7 +360,8 @@ them. On Ant, Humanoid and HumanoidBullet HPO's Table 4 gives SAC-HPO's policy o
 alone does on Ant is in `docs/lab/readings-old-start.md`."""
 ELSEWHERE = """What runs elsewhere have told: on HalfCheetah-v4 with 20 seeds of a GPU
 ([start](lab/start.md#sac-hpo-on-the-other-start-20-seeds-on-a-gpu)); other readings of the paper there, and eight seeds
-more of SAC, whose mean is lower, not told ([readings](readings.md)); more tasks, Figure 8 and the gap of amortisation,
+more of SAC, whose mean is lower, not told, so that SAC-HPO's distance to all sixteen, of the last evaluations, is
+smaller than the one to eight below ([readings](readings.md)); more tasks, Figure 8 and the gap of amortisation,
 on the start that runs had before November 2026 ([old page](lab/results-old-start.md))."""
 BEGUN = """Begun, and shown as far as they have run, as their counts of seeds and "at" and a step say:"""
 IDLE = """"Standing still" and "random actions" are mean ± standard deviation over ten episodes without any learning:
@@ -410,7 +410,8 @@ def section_text(section: Section, results: Results) -> str:
     """A section's length and tables."""
     cells = [c for arm in section.arms for env_id in section.env_ids if (c := results.cell(arm, env_id))]
     lengths = {(c.steps, results.papers[c.name]) for c in cells}
-    text = "; ".join(f"{ours:,} steps, the paper's are {papers:,}" for ours, papers in sorted(lengths)) + "."
+    taken = "the paper's are" if section.item in ("table1", "mcmcpo") else "for the paper's we take"  # lost in HPO
+    text = "; ".join(f"{ours:,} steps, {taken} {papers:,}" for ours, papers in sorted(lengths)) + "."
     tables = [
         f(section, measure, results) for measure in section.measures for f in (returns, below, differences, aggregates)
     ]
@@ -456,7 +457,7 @@ def page(results: Results, drawing: bool = True) -> str:
     parts = [
         f"{n} of the files {what} (`{flag}`)" for flag, what in seen.items() if (n := sum(flag in x for x in heads))
     ]
-    unlike = f"{', '.join(parts)}; their first lines say which. " if parts else ""
+    unlike = f"{', '.join(parts)}, which cells of benchmark.sh do not; their first lines repeat them. " if parts else ""
     title = f"at {place.scale} scale"
     words = {"page": results.command("page"), "done": len(done), "cells": len(results.cells), "machines": machines}
     if old:
@@ -518,10 +519,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--base", type=Path, default=ROOT, help="the folder of results/ and docs/")
     parser.add_argument("--keep-stale", action="store_true", help="show results of other values than their cell's too")
     options = parser.parse_args(argv)
+    options.what = ["figure6" if what == "table6" else what for what in options.what]  # which stand together
+    if "figure8" in options.what:
+        fail("figure8 is drawn from agents, by analysis/policy_shape.py: docs/results.md has its command; its run is "
+             "under runs/benchmark/ after bash benchmark.sh figure8")  # fmt: skip
     if unknown := [what for what in options.what if what not in (*names, "page", "verdicts")]:
         fail(f"no section {', '.join(unknown)}: choose among page, verdicts, {', '.join(names)}")
-    if not options.base.is_dir():
-        fail(f"--base {options.base}: no such folder; name the one that holds results/")
+    if not (options.base / "results").is_dir():
+        fail(f"--base {options.base}: no results/ there; name the folder that holds it")
     results = Results(Place(options.base.absolute(), os.environ.get("SCALE", SCALES[0]), options.keep_stale))
     for what in options.what:
         if what == "page":

@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
     if args.what == "draw" and not args.output:
         fail("draw needs --output, such as --output docs/mcmcpo.png")
     if args.what == "draw":
-        check_output(args.output)
+        check_output(args.output, picture=True)
         draw(args.paths, args.output)
     else:
         print("\n".join(str(keep(path)) for path in args.paths) if args.what == "collect" else table(args.paths))

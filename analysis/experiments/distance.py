@@ -173,7 +173,7 @@ def main(argv: list[str]) -> int:
     if missing := [str(path) for path in options.paths if not (path / wanted).exists()]:
         fail(f"{', '.join(missing)}: no {wanted or 'such file'} there; train first")
     if options.what == "draw":
-        check_output(options.output)
+        check_output(options.output, picture=True)
         draw(options.paths, options.output)
     elif options.what == "table":
         print(table(options.paths))
