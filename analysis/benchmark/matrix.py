@@ -2,7 +2,7 @@
 
     bash benchmark.sh figure7 --jobs 4         # which calls this: items, then flags
     bash benchmark.sh --list
-    SCALE=paper bash benchmark.sh --ray        # docs/cluster.md
+    SCALE=paper bash benchmark.sh --ray        # the papers' steps (docs/cluster.md); SCALE is laptop, paper or smoke
 
 On a CPU every core has a cell with one thread, or --jobs cells share the cores (OMP_NUM_THREADS, where set, is each
 cell's number of threads); on GPUs --per-gpu cells share each. A cell waits while its replay, and those of the cells on
