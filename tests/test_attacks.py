@@ -522,7 +522,7 @@ pid, terminal = pty.fork()
 if not pid:
     os.execv(sys.executable, [sys.executable, {str(ROOT / "sac_continuous.py")!r}, *{flags.split()!r}])
 seen = b""
-while b"alpha 0.2" not in seen:  # the first lines; a terminal without a size shows no bar
+while b"alpha 1.0" not in seen:  # the first lines; a terminal without a size shows no bar
     seen += os.read(terminal, 4096)
 time.sleep(0.7)
 os.close(terminal)
