@@ -314,7 +314,7 @@ def test_a_kept_agent_plays_as_its_run(script):
         assert np.array_equal(mine(obs), theirs(obs)) and (mine.seed, mine.step) == (5, 60)
         assert np.array_equal(mine(obs, explore=True, seed=1), theirs(obs, explore=True, seed=1))
     config = records.config_of(Path("agents/mine"))
-    rows = {row[1]: row[2] for row in play.play(play.Args(Path("agents/mine"), episodes=2))}
+    rows = {row[2]: row[3] for row in play.play(play.Args(Path("agents/mine"), episodes=2))}
     told = config["kept"]["returns"]
     assert told.keys() == rows.keys() and all(np.allclose(told[k], rows[k], atol=0.01) for k in told)
     assert (config["args"]["seed"], config["args"]["num_seeds"], config["kept"]["from"]) == (5, 1, folder.name)
@@ -364,7 +364,8 @@ def test_a_gif_of_an_episode():
     with Image.open("a.gif") as image:
         assert (image.n_frames, image.width, image.info["loop"]) == (64, play.SIDE, 0)
     (row, *_) = play.play(play.Args(folder, episodes=1))
-    assert text.startswith("a.gif: policy base, 64 frames") and text.endswith(f"returns {row[2][0]:.1f}")
+    assert text.startswith("a.gif: 64 frames") and text.endswith(f"returns {row[3][0]:.1f}")
+    assert f"policy base of step {load(folder).step}, in an episode" in text
     with pytest.raises(Refused, match="--gif"):
         play.film(play.Args(folder, gif=Path("a.gif/b.gif")))
     with pytest.raises(Refused, match=r"ends in \.gif"):

@@ -383,7 +383,7 @@ def test_env_kwargs_and_a_time_limit_hold_in_evaluation_on_resume_and_in_play(ca
     args = json.loads((part / "config.json").read_text())["args"]
     assert (args["env_kwargs"], args["max_episode_steps"]) == ({"bonus": 100}, 8)
     assert launch(sac, ["--resume", str(part), "--total-timesteps", "60"]) == 0 and same(whole, part)
-    ((_, _, returns, lengths),) = play.play(play.Args(part, episodes=2))
+    ((*_, returns, lengths),) = play.play(play.Args(part, episodes=2))
     assert (lengths == 8).all() and (returns > 790).all()
     capfd.readouterr()
     refused(capfd, ["--resume", str(part), "--env-kwargs", "bonus=5"], "--env-kwargs {'bonus': 5} contradicts the run")
