@@ -62,7 +62,7 @@ def main(args: Args) -> str:
     if seed not in seeds:
         fail(f"--seed {seed}: choose one of {seeds[0]} to {seeds[-1]}, which {args.run} has")
     one, content = alone(saved, seed - seeds[0]), {}
-    step = saved.content["steps"][seed - seeds[0]] if args.best else saved.content["step"]
+    (step,) = one.steps
     for name in ("script", "form", "space"):
         if name in saved.content:
             content[name] = saved.content[name]

@@ -166,7 +166,7 @@ def filled(saved: Saved, obs_dim: int, act_dim: int, kind: type | None = None):
 
 def alone(saved: Saved, i: int) -> Saved:
     """A file of the i-th seed alone."""
-    args, content = saved.args, dict(saved.content)
+    args, content = saved.args, saved.content | {"step": saved.steps[i], "steps": None}
     content["agent"] = {k: x.unflatten(0, (args.num_seeds, -1))[i] for k, x in content["agent"].items()}
     return saved._replace(args=dataclasses.replace(args, seed=args.seed + i, num_seeds=1), content=content)
 
@@ -254,6 +254,6 @@ def load(folder: str | Path, seed: int | None = None, policy: str | None = None,
         name = policy or next(iter(agent.policies()))
         if name not in agent.policies():
             fail(f"{saved.path} has no policy {name}: choose one of {', '.join(agent.policies())}")
-        return Policy(agent, space, name, saved.steps[seed - seeds[0]])
+        return Policy(agent, space, name, *agent.steps)
     except BAD_CONTENT as error:
         fail(f"{saved.path} is damaged: {said(error)}")
