@@ -215,9 +215,9 @@ def test_a_saved_agent_plays_what_was_evaluated(runs, monkeypatch):
     monkeypatch.setattr(play, "START", 120)  # where evaluations of step 120 begin
     for row in play.play(play.Args(folder, episodes=1)):
         kept = [
-            float(line[3 if row[1] == "leapfrog" else 5]) for line in lines if line[:3] == ["120", str(row[0]), "0"]
+            float(line[3 if row[2] == "leapfrog" else 5]) for line in lines if line[:3] == ["120", str(row[0]), "0"]
         ]
-        assert row[2].tolist() == pytest.approx(kept, rel=1e-6)
+        assert row[3].tolist() == pytest.approx(kept, rel=1e-6)
 
 
 @pytest.mark.slow

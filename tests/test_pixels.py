@@ -517,7 +517,7 @@ def test_a_trained_agent_plays_and_is_filmed(tmp_path, monkeypatch):
     flags += "--eval-episodes 1 --eval-frequency 10 --eval-max-steps 3 --total-timesteps 10 --capture-video".split()
     assert launch(px, flags) == 0
     rows = play.play(play.Args(newest(), episodes=2, video=tmp_path / "films"))
-    assert [row[1] for row in rows] == ["leapfrog", "base"] and all((row[3] == 3).all() for row in rows)
+    assert [row[1:3] for row in rows] == [(10, "leapfrog"), (10, "base")] and all((row[4] == 3).all() for row in rows)
     films = [*newest().rglob("*.mp4"), *(tmp_path / "films").glob("*.mp4")]
     assert len(films) == 2 + 4
     for film in films:
