@@ -336,7 +336,7 @@ def draw(found: dict[tuple[Target, Arm], Cell], output: Path) -> None:
 
 
 def main(args: Args) -> str:
-    records.check_output(args.output, picture=True)
+    records.check_output(args.output, picture=bool(args.show))
     if args.show:
         try:
             found = read([row for path in args.show for row in records.read_rows(path, COLUMNS)])
