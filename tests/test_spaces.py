@@ -137,7 +137,15 @@ def test_every_script_with_dynamics_has_a_copy():
         spaces.main(["sac_continuous"])
 
 
+@pytest.fixture
+def other_copies():
+    """Experiments change the copy for their process: others get a new one."""
+    yield
+    spaces.in_action_space.cache_clear()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("other_copies")
 def test_experiments_take_the_space_too(monkeypatch):
     """An arm, a start and the measured run, and what reads an arm's run."""
     assert readings.train("blind", [*FLAGS, "--leapfrog-space", "action"]) == 0
