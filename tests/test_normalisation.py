@@ -226,7 +226,7 @@ def test_two_processes_play_the_same():
     flags += " --batch-size 16 --random-steps 100"
     assert launch(sac, [*flags.split(), "--no-cuda", "--normalize-observations"]) == 0
     texts = [forked(ROOT / "analysis/play.py", newest(), "--episodes", "2")[1] for _ in range(2)]
-    assert texts[0] == texts[1] and b"| 1 | base | 2 |" in texts[0]
+    assert texts[0] == texts[1] and b"| 1 | 150 | base | 2 |" in texts[0]
 
 
 def test_runs_and_agents_of_before_have_it_off(runs):
