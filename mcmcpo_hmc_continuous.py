@@ -329,7 +329,7 @@ class Agent(Learner):
             y = batch.reward + self.args.gamma * (1 - batch.terminated) * next_value
         q = self.critic(batch.obs, batch.action)  # (2, B)
         losses = (q - y.unsqueeze(-2)).square().mean(-1)
-        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by exploring
+        clamped = (batch.action.abs() >= 1).float().mean((-2, -1))  # by rounding of tanh
         return losses.sum(-1), twin_metrics(losses, q.mean(-1)) | {"charts/clamped_fraction_replay": clamped}
 
     def policy_loss(self, obs: Tensor, noise: NamedTuple) -> tuple[Tensor, dict]:
