@@ -18,7 +18,10 @@ from conftest import FAMILY, forked
 
 ROOT = Path(sac.__file__).parent
 FOLDERS = "ablations", "analysis", "runtime"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 TABLES = [
     (hpo, "method.md", "## From an", 13),
@@ -104,6 +107,24 @@ def test_every_flag_is_listed_with_its_default_and_its_scripts():
 
 def test_the_readme_is_read_in_two_minutes():
     assert len((ROOT / "README.md").read_bytes()) <= 6_000
+
+
+def test_every_folder_of_results_is_described():
+    """Once, by itself or by its parts; what is described is there, and the page that reads it names it."""
+    rows = re.findall(r"^\| (`.+`) \| [^|]+ \| [^|]+ \| (.+) \|$", (ROOT / "results/README.md").read_text(), re.M)
+    named = {name: links for names, links in rows for name in re.findall(r"`([^`]+)`", names)}
+    there = {path.name for path in (ROOT / "results").iterdir()} - {"README.md"}
+    assert {name.split("/")[0] for name in named} == there
+    parts = {name for name in named if name.startswith("benchmark/")}
+    assert parts == {
+        f"benchmark/{path.name}" + "/" * path.is_dir()
+        for path in (ROOT / "results/benchmark").iterdir()
+        if path.name != "smoke"
+    }
+    for name in named.keys() - {"benchmark/paper/", "benchmark/standing.csv"}:  # of which page.py makes docs/results.md
+        links = named[name]
+        pages = [(ROOT / "results" / link).read_text() for link in re.findall(r"\(([^)]+)\)", links)]
+        assert any(f"results/{name}" in page for page in pages), name
 
 
 def anchors(page: Path) -> set[str]:
