@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from runtime.checkpoints import BAD_CONTENT, write_file
+from runtime.checkpoints import BAD_CONTENT, read_agent, write_file
 from runtime.contract import form_of
 from runtime.messages import Fault, fail, said
 
@@ -34,7 +34,7 @@ def begin_with(agent, path: Path, seeds: range, form: int) -> None:
     where that has one seed alone, of that one. What the optimizers keep begins anew."""
     file, name = path / "agent.pt" if path.is_dir() else path, f"--start-from {path}"
     try:
-        saved = torch.load(file, weights_only=True, map_location="cpu")
+        saved = read_agent(file)
         theirs = range(saved["args"]["seed"], saved["args"]["seed"] + saved["args"]["num_seeds"])
         weights = {key: value.unflatten(0, (len(theirs), -1)) for key, value in saved["agent"].items()}
     except (OSError, *BAD_CONTENT) as error:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import NamedTuple, get_type_hints
 
 from runtime.arguments import RunArgs, in_range, misfits, todays
-from runtime.checkpoints import BAD_CONTENT
+from runtime.checkpoints import BAD_CONTENT, read_agent
 from runtime.contract import Learner, form_of
 from runtime.environments import in_units, make_env
 from runtime.messages import Refused, fail, said, tell
@@ -75,7 +75,7 @@ def read(folder: Path, step: int | None = None, best: bool = False, of_values: C
         fail("best and a step name two agents: choose one")
     path = folder / (f"agents/step-{step}.pt" if step is not None else "agent-best.pt" if best else "agent.pt")
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = read_agent(path)
         config = folder / "config.json"  # without which the file goes alone
         script = str((json.loads(config.read_text(encoding="utf-8")) if config.exists() else content)["script"])
     except (OSError, *BAD_CONTENT) as error:

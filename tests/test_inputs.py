@@ -588,6 +588,31 @@ def test_play_refuses_damaged_files(name, content, said, trained):
     assert ": ;" not in str(refusal.value)
 
 
+def test_an_agent_with_a_flipped_bit_is_refused_or_the_same(trained, capfd):
+    """torch.load itself takes altered weights without a word; where a bit means nothing, the weights are the same."""
+    folder, stream, refused = copied(trained), np.random.default_rng(0), 0
+    whole = (folder / "agent.pt").read_bytes()
+    weights = torch.load(folder / "agent.pt", weights_only=True)["agent"]
+    for place in [*stream.integers(0, len(whole), 40), *range(len(whole) - 40, len(whole))]:
+        data = bytearray(whole)
+        data[place] ^= 1 << stream.integers(8)
+        (folder / "agent.pt").write_bytes(data)
+        try:
+            found = play.read(folder).content["agent"]
+        except Refused:
+            refused += 1
+        else:
+            assert all(torch.equal(value, found[name]) for name, value in weights.items())
+    assert refused > 30
+    data = bytearray(whole)
+    data[len(data) // 2] ^= 64  # a weight's, of which most of the file consists
+    (folder / "agent.pt").write_bytes(data)
+    with pytest.raises(Refused, match=r"agent.pt: it is damaged in \w+/data/\d+; name a run's folder"):
+        play.read(folder)
+    assert launch(hpo, ["--start-from", str(folder), *FLAGS]) == 2
+    assert re.search(r"--start-from .*: it is damaged in \w+/data/\d+; name a run's", capfd.readouterr().err)
+
+
 def test_play_films_into_folders_alone(trained):
     Path("films").write_text("mine")
     with pytest.raises(Refused, match=r"--video films: .*exists"):
