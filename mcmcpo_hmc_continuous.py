@@ -80,7 +80,7 @@ class Args(RunArgs):
     prior_updates: int = 100  # updates N after which the prior becomes the policy; 1 is Algorithm 1 to the letter (D23)
     distance_target: float = 0.1  # target of D̂, in nats for each action dimension (D26)
     spread_weight: float = 100.0  # what a change of the spread costs besides D̂, in multiples of β; 0 is eq. 17 (D26)
-    beta: float = 1.0  # first multiplier β (D26)
+    beta: float = 1.0  # first multiplier β, at most --beta-max (D26)
     beta_max: float = 1e3  # its largest value
     pid_p: float = 0.01  # K_P (D26)
     pid_i: float = 0.01  # K_I (D26)

@@ -75,7 +75,7 @@ class Args(RunArgs):
     normalize_gradient: bool = True  # divide ∇U by its length (D22)
     prior_updates: int = 100  # policy updates N after which the prior becomes the policy; 1 is the text's (D23)
     distance_target: float = 0.05  # target of D̂, in units of the normalised action, times √d (D26)
-    beta: float = 1.0  # first multiplier β (D26)
+    beta: float = 1.0  # first multiplier β, at most --beta-max (D26)
     beta_max: float = 1e3  # its largest value
     pid_p: float = 1.0  # K_P (D26)
     pid_i: float = 1.0  # K_I (D26)

@@ -130,8 +130,8 @@ def readings_table(arms: list[Arm]) -> str:
         gap = (evolved - base).mean(2)
         share, means = f"{(gap > 0).sum()} of {gap.size}", [spread(x.mean((1, 2))) for x in (evolved, base)]
         rows.append([arm.env_id, name, *means, f"{gap.mean():+.1f}", ends(gap.mean(1), digits=1), share])
-    head = ["environment", head, "leapfrog, ρ0 = 0", "base mean alone", "difference", "95 % interval",
-            "evaluations where leapfrog is higher"]  # fmt: skip
+    head = ["environment", head, "dynamics, noise off", "base mean alone", "difference", "95 % interval",
+            "evaluations where the dynamics are higher"]  # fmt: skip
     return table(head, rows) if rows else ""
 
 

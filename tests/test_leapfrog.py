@@ -54,6 +54,26 @@ def min_q(agent, obs):
     return lambda a: plain_q(agent.critic, obs, a).amin(1)
 
 
+def test_eq_15_does_not_see_steps_that_keep_energy():
+    """With ∇U for force, a itself moved and β0 = 1, Q(a_K) - α/2 ‖ρ_K‖² is what it was at the start: what Q gains, the
+    momentum gains too, whose term the paper drops (D4). The force's direction alone, which HPO takes, breaks that."""
+    alpha, std, steps, size = 0.2, 1.0, 30, 0.02
+    q = lambda a: -(a - 0.5).square().sum(-1) + 0.3 * torch.sin(3 * a).sum(-1)  # noqa: E731
+    a, momentum = 0.6 * normals(200, 3), std * normals(200, 3, seed=1)
+
+    def slope(x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(-q(x).sum() / alpha, x)[0]
+
+    gains = []
+    for force in (slope, lambda x: F.normalize(slope(x), dim=-1)):
+        end, last = hpo.leapfrog(force, a, momentum, size, hpo.momentum_stds(std, steps))
+        kinetic = alpha / (2 * std**2) * (last.square() - momentum.square()).sum(-1)
+        gains.append([(q(end) - q(a)).mean().item(), (q(end) - q(a) - kinetic).abs().mean().item()])
+    (gain, error), (_, broken) = gains
+    assert gain > 0.3 and error < 0.01 < broken / 10, gains
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     space=st.sampled_from(["action", "pre-tanh"]),

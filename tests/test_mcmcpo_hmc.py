@@ -71,6 +71,28 @@ def test_the_energy_of_the_raw_force_without_gate_is_kept_to_second_order(unit, 
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1), errors
 
 
+def test_eq_17_does_not_see_steps_that_keep_energy(monkeypatch):
+    """Sample by sample it is -β (U + ‖ρ‖²/2) at the end, and what no step moves. So with ∇U for force it is as without
+    steps, while u moves, and D̂ and Q grow; what it sees of them is T_h's and the gate's, and the step's error."""
+    agent = agent_of(hmc)
+    monkeypatch.setattr(hmc.Critic, "forward", smooth)
+    agent.critic.q.weight.data *= 10  # so that Q pulls
+    noise, losses, distances, moves = noise_of(1, 256, 3), [], [], []
+    obs, force = normals(1, 256, 5), hmc.Dynamics.forward
+    for steps, gated in ((0, False), (10, False), (10, True)):
+        if not gated:
+            monkeypatch.setattr(hmc.Dynamics, "forward", lambda self, obs, actions, g: (g, g[..., :1]))
+        else:
+            monkeypatch.setattr(hmc.Dynamics, "forward", force)
+        agent.args.leapfrog_steps = steps
+        agent.dynamics.log_step.data.fill_(0.05).log_()
+        loss, seen = agent.policy_loss(obs, noise)
+        losses.append(loss.item()), distances.append(seen["losses/distance"].item())
+        moves.append(seen["charts/move"].item() if steps else 0)
+    assert abs(losses[1] - losses[0]) < 1e-3 < abs(losses[2] - losses[0]) / 20, losses
+    assert moves[1] > 0.05 and distances[1] > distances[0] + 0.05, (moves, distances)
+
+
 def smooth(critic, obs, action):
     """A critic's forward pass with softplus units, of which both twins are the first."""
     x = F.softplus(critic.fc2(F.softplus(critic.fc1(obs, action))))

@@ -385,12 +385,14 @@ RULES = """\
 - A seed that diverged is counted, from there on as the lowest evaluation of the two arms. Where no seed differs from
   another nothing is told.
 - All verdicts are about runs of this length and may differ from what longer ones show.
-- One claim has no row, since no script has its other arm: that noise in every Langevin step, MCMC-PO eq. (7), helps
-  exploration; the flow of eq. (9) stands alone."""
+- Some claims have no row, since no script has their other arm: that noise in every Langevin step, MCMC-PO eq. (7),
+  helps exploration, as the flow of eq. (9) stands alone; that a force without T_h leads to local optima, and that large
+  T_h and σ_h make learning unstable (MCMC-PO §4.2)."""
 KEY = """A difference is the first minus the second, with its 95 % interval; *could show* is the smallest true one that
 as many seeds would reveal in 80 % of experiments; a log ratio of spreads is above zero where the seeds of the first lie
 closer together. The rest is [below](#how-to-read-this)."""
-ONE_ROW = """The paper prints one row for MCMC-PO and does not say of which algorithm. SAC and SAC-HPO have HPO's α."""
+ONE_ROW = """The paper prints one row for MCMC-PO and does not say of which algorithm; the networks of its §5 are HMC's.
+SAC and SAC-HPO have HPO's α."""
 THIN = """The thin grey line is the mean of SAC's ten seeds as the authors of SimbaV2 published them (source and
 numbers: `results/published/sac.csv`), every 16,666 steps, unsmoothed. It has settings of its own, a tuned temperature
 among them, so it tells the order of size, and no verdict rests on it."""

@@ -79,8 +79,8 @@ def table(paths: list[Path]) -> str:
         shown = {name: f"{values.mean():.2g}" if len(values) else "" for name, values in mean.items()}
         returns = ", ".join(f"{x:.0f}" for x in data["return"] if np.isfinite(x))
         cells = [title(path), f"{data['step'][-1]:,.0f}", f"{shown['distance']} ({shown['distance_target']})"]
-        lines.append([*cells, *(shown[x] for x in ("beta", "step_size", "policy_std", "gate")), returns])
-    return report.table(["run", "steps", "D̂ (its target)", "β", "ε", "σ", "gate", "returns"], lines)
+        lines.append([*cells, *(shown[x] for x in ("beta", "step_size", "policy_std", "gate", "move")), returns])
+    return report.table(["run", "steps", "D̂ (its target)", "β", "ε", "σ", "gate", "move", "returns"], lines)
 
 
 def draw(paths: list[Path], output: Path) -> None:
