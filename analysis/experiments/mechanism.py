@@ -14,8 +14,10 @@ direction, and Adam does not see the loss's scale. The arms are the rows of HPO'
 a_K's density is a histogram of DRAWS draws, and KL that of two histograms, p*'s exact, less the (cells - 1)/2n that a
 sample adds. Where K = 0 this is within 0.005 of the density's own KL at the same draws (tests/test_mechanism.py); what
 draws one gets moves it by about 0.003 where it is 0.5, and by 0.01 where it is 3.
-"noise alone" is the standard deviation that the momentum would add to u_K without a force, ε Σ 1/√β_k over k < K;
-"force alone" is how far a force of 1 that never turns would carry u without a momentum ρ_0.
+"noise alone" is the standard deviation w that the momentum would add to u_K without a force, ε Σ 1/√β_k over k < K.
+Two columns say what it costs by itself, by quadrature and without training, for Gaussians whose mean and deviation are
+the same in all coordinates: KL of the one that eq. (15) prefers where F = 0, and the lowest KL that any has whose
+deviation is at least w. "force alone" is how far a force of 1 that never turns would carry u without a momentum ρ_0.
 -E log p*(a_K) is a mean over the draws; a_K's entropy is that less KL. `claimed` is the loss over α: KL with what eq.
 (15) takes for a_K's entropy, that of action and momentum together less a constant. It may be negative.
 
@@ -39,6 +41,7 @@ from runtime.seeds import side_by_side
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 PROGRAM = "analysis/experiments/mechanism.py"
@@ -141,6 +144,33 @@ class OneState(torch.nn.Module):
         return tuple(x.expand(*obs.shape[:-1], -1) for x in self.policy(obs[..., :1, :]))
 
     sample = hpo.Policy.sample
+
+
+class Gaussians:
+    """KL to p* of tanh(u) for u ~ N(m, S²) in every coordinate: sums over a grid of u, splines over S."""
+
+    def __init__(self, target: Target):
+        d, axis = target.dimension, np.linspace(-6, 6, 401 if target.dimension == 1 else 81)
+        grid = np.stack(np.meshgrid(*[axis] * d), -1).reshape(-1, d)
+        weights = np.exp(-np.square(grid).sum(-1) / 2)
+        there = weights > 1e-9 * weights.max()
+        grid, weights = torch.tensor(grid[there]), weights[there] / weights.sum()
+        std, rest = np.geomspace(0.05, 2, 80), []
+        for mean in np.linspace(0, 1, 41):
+            u = mean + torch.tensor(std)[:, None, None] * grid
+            slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))  # log(1 - tanh²(u))
+            rest.append((-log_target(u.tanh(), target.width) - slope.sum(-1)).numpy() @ weights)
+        self.d, self.std = d, np.geomspace(0.05, 2, 4000)
+        self.rest = CubicSpline(np.log(std), np.array(rest), axis=1)(np.log(self.std)).min(0)  # of the best m
+
+    def costs(self, noise: float) -> tuple[float, float]:
+        """KL of the one that (15) prefers where the momentum adds `noise` to u and no force does; the lowest KL of any
+        that is at least so wide."""
+        there = self.std > noise
+        rest, std = self.rest[there], self.std[there]
+        kl = rest - self.d * (np.log(std) + math.log(2 * math.pi * math.e) / 2)
+        own = np.sqrt(std**2 - noise**2)  # of u_0, whose entropy (15) counts
+        return kl[np.argmin(rest - self.d * np.log(own))], kl.min()
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -273,7 +303,7 @@ def targets(found: dict) -> list[Target]:
 
 def tables(found: dict[tuple[Target, Arm], Cell]) -> str:
     """For Table 3's rows, K and 1/√β0: KL and its parts, a line for each target."""
-    names, parts = rows(), []
+    names, parts, gaussians = rows(), [], {target: Gaussians(target) for target in targets(found)}
     for arms in ([PLAIN, *names], BY_STEPS, BY_STD):
         lines = []
         for arm in arms:
@@ -283,10 +313,11 @@ def tables(found: dict[tuple[Target, Arm], Cell]) -> str:
                 gained = [f"{less.mean():+.2f}", report.ends(less, digits=2)] if arm != PLAIN else ["", ""]
                 spreads = [report.spread(x, 2) for x in (own.cross, own.cross - own.kl, own.claimed, own.kl_half)]
                 name = "K = 0" if arm == PLAIN else ", ".join(names.get(arm, []))
-                about = name, *arm, f"{arm.noise:.2f}", f"{arm.reach:.2f}", *target, len(own.kl)
+                costs = [f"{x:.2f}" for x in gaussians[target].costs(arm.noise)]
+                about = name, *arm, f"{arm.noise:.2f}", *costs, f"{arm.reach:.2f}", *target, len(own.kl)
                 lines.append([*about, report.spread(own.kl, 2), *gained, *spreads])
-        head = ["row of Table 3", "K", "ε", "1/√β0", "noise alone", "force alone", "d", "width", "seeds",
-                "KL(a_K ‖ p*)", "less K = 0's", "95 % interval", "−E log p*(a_K)", "entropy of a_K",
+        head = ["row of Table 3", "K", "ε", "1/√β0", "noise alone", "its KL", "lowest KL", "force alone", "d", "width",
+                "seeds", "KL(a_K ‖ p*)", "less K = 0's", "95 % interval", "−E log p*(a_K)", "entropy of a_K",
                 "KL as (15) claims", "KL at half the steps"]  # fmt: skip
         parts.append(report.table(head, lines))
     return "\n\n".join(parts)
