@@ -13,13 +13,16 @@ taken with the same random numbers, DRAWS a state:
                momentum together, less a constant, which is not the entropy of a_K: it may be higher or lower
     own        with them, E[min(Q1, Q2)(s, a_K) - α log p(a_K|s)], where p is a_K's own density. It is an integral over
                the momentum, so this lies between two bounds, own_low and own_high
+    noise      the first with the dynamics' noise and no force: u_K = u_0 + ε Σ 1/√β_k ρ is a Gaussian, whose entropy is
+               known; SAC-HPO's and its ablations' alone, before the tanh
     optimal    the first of a tanh-squashed Gaussian that Adam has fitted to each state alone, begun at the policy's,
                on fresh draws at every step; which of its steps is taken, and what that is worth, other draws tell
 
-`without`, `own` and `optimal` are one measure, and `with` is the paper's. What a_K has is no squashed Gaussian: its
-`own` may lie above `optimal`. Of MCMC-PO the same with E[min(Q1, Q2)] - β D̂: `with` is its eq. (17), whose D̂ is of
-action and momentum together, `own` has the divergence of a_K alone. In action space (analysis/experiments/spaces.py)
-a_K is clamped and has no density: there its entropy is that of the position before the clamp.
+`without`, `own`, `noise` and `optimal` are one measure, and `with` is the paper's. What a_K has is no squashed
+Gaussian: its `own` may lie above `optimal`. Of MCMC-PO the same with E[min(Q1, Q2)] - β D̂: `with` is its eq. (17),
+whose D̂ is of action and momentum together, `own` has the divergence of a_K alone. In action space
+(analysis/experiments/spaces.py) a_K is clamped and has no density: there its entropy is that of the position before the
+clamp.
 
 The bounds: the chain's steps are shears and factors, so it runs backwards, and the density p of position and momentum
 at its end is known at any point. Let r_0 be the momentum that was drawn, r_1 .. r_n others from a Gaussian q given the
@@ -57,7 +60,8 @@ STATES, DRAWS = 32, 256  # states of an agent, and draws of each that judge
 FITTING, CHOOSING, STEPS, RATE = 64, 1024, 400, 0.03  # the optimum: draws of a step of Adam's, to choose; first rate
 FITTED, MOMENTA = 512, 32  # own entropy: draws for q's regression, and momenta ρ_1 .. ρ_n
 OWN = "own_low", "own_high"
-COLUMNS = "environment", "script", "seed", "without", "with", *OWN, "optimal"
+COLUMNS = "environment", "script", "seed", "without", "with", *OWN, "optimal", "noise"
+LATER = *OWN, "noise"  # columns that older files lack
 
 
 @dataclasses.dataclass
@@ -297,13 +301,25 @@ def with_own(
     return tuple(with_ + agent.pid.beta.squeeze(-1) * (gained + priced) for gained in bounds)
 
 
+@torch.no_grad()
+def with_noise(agent, obs: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """The objective (S,) without dynamics but with their noise, by wider Gaussians; NaN where those are not known."""
+    mean, log_std = agent.policy(obs)
+    if (chain := dynamics_of(agent, obs, noise)) is not None:
+        if hasattr(agent, "prior") or hasattr(agent.args, "leapfrog_space"):
+            return torch.full(mean.shape[:1], torch.nan)
+        log_std = torch.hypot(log_std.exp(), torch.tensor(chain.step_size * sum(chain.stds[:-1]))).log()
+    return gaussian(agent, obs, mean, log_std, noise.action).mean(1)
+
+
 def measure(agent, states: torch.Tensor) -> dict[str, torch.Tensor]:
     """The objectives, (S,) each, with common random numbers."""
     generator, (seeds, n, _), d = torch.Generator().manual_seed(0), states.shape, agent.act_dim
     noise = Noise(*torch.randn(seeds, 4, n * DRAWS, d, generator=generator).unbind(1))
     parts = {name: objective(agent, states, noise, name == "with") for name in ("without", "with")}
     parts |= zip(OWN, with_own(agent, states, parts["with"], noise, generator))
-    return parts | {"optimal": optimum(agent, states, noise.action, generator)}
+    parts |= {"optimal": optimum(agent, states, noise.action, generator)}
+    return parts | {"noise": with_noise(agent, states, noise)}
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -341,8 +357,8 @@ def closed(low: np.ndarray, high: np.ndarray, gap: np.ndarray) -> list[str]:
 
 
 def table(rows: list[dict]) -> str:
-    """A line for each environment and script; cells of a_K's own entropy are empty where a file is older than it."""
-    lines = []
+    """A line for each environment and script; cells of what a file is older than are empty."""
+    lines, noises = [], [row for row in rows if "noise" in row]
     for key in dict.fromkeys((row["environment"], row["script"], OWN[0] in row) for row in rows):
         mine = [row for row in rows if (row["environment"], row["script"], OWN[0] in row) == key]
         value = {name: np.array([float(row[name]) for row in mine]) for name in COLUMNS[3:] if name in mine[0]}
@@ -352,15 +368,18 @@ def table(rows: list[dict]) -> str:
         if not (value["with"] != value["without"]).any():  # no dynamics
             cells = []
         cells += [["", "", ""]] * (2 - len(cells))
-        lines.append([*key[:2], len(mine), report.spread(gap, 2), *cells[0], *cells[1]])
-    return report.table(["environment", "script", "seeds", "gap without dynamics", "they close by the paper's entropy",
-                         "95 % interval", "of the gap", "by a_K's own", "95 % interval", "of the gap"],
-                        lines)  # fmt: skip
+        alone = ["", ""] * bool(noises)
+        if cells[0][0] and np.isfinite(value.get("noise", np.nan)).all():
+            alone = closed(*[value["noise"] - value["without"]] * 2, gap)[:2]
+        lines.append([*key[:2], len(mine), report.spread(gap, 2), *cells[0], *cells[1], *alone])
+    head = ["environment", "script", "seeds", "gap without dynamics", "they close by the paper's entropy",
+            "95 % interval", "of the gap", "by a_K's own", "95 % interval", "of the gap"]  # fmt: skip
+    return report.table([*head, *["their noise alone", "95 % interval"] * bool(noises)], lines)
 
 
 def shown(paths: tuple[Path, ...]) -> str:
-    """The table of files that --output wrote; older ones lack the columns of a_K's own entropy."""
-    rows = [row for path in paths for row in records.read_rows(path, [x for x in COLUMNS if x not in OWN])]
+    """The table of files that --output wrote."""
+    rows = [row for path in paths for row in records.read_rows(path, [x for x in COLUMNS if x not in LATER])]
     try:
         return table(rows)
     except (ValueError, KeyError) as error:

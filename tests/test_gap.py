@@ -92,6 +92,22 @@ def test_objectives_are_the_scripts_own():
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_noise_without_a_force_is_a_wider_gaussian(monkeypatch):
+    """Its density is known: where F is zero, a_K's own entropy has the bounds that it lies between."""
+    agent = built(hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=3, momentum_std_train=0.6), hpo.Agent, 3, 2)
+    with_policy(agent, 0.3, 0.1)
+    obs, noise = normals(2, 4, 3).float(), gap.Noise(*normals(2, 4, 4 * 256, 2).float().unbind(1))
+    monkeypatch.setattr(hpo.Force, "forward", lambda self, obs, action, g: torch.zeros_like(g))
+    generator, told = torch.Generator().manual_seed(0), gap.objective(agent, obs, noise, True)
+    low, high = gap.with_own(agent, obs, told, noise, generator)
+    wide, plain = gap.with_noise(agent, obs, noise), gap.objective(agent, obs, noise, False)
+    assert (high - low).max() < 0.01 and (wide - plain).abs().min() > 0.1
+    assert torch.allclose(wide, (low + high) / 2, atol=0.02), (low, wide, high)
+    agent.args = hpo.Args(cuda=False, num_seeds=2, leapfrog_steps=0)
+    assert torch.allclose(gap.with_noise(agent, obs, noise), gap.objective(agent, obs, noise, False), atol=1e-5)
+
+
 def divergence(mean: float, std: float, size: float, momentum: float, steps: int) -> float:
     """KL of a_K's density to N(0.4, 0.15²) on the box, both as histograms: u and ρ_0 at their quantiles."""
     bins = torch.linspace(-1, 1, 201).double()
@@ -309,11 +325,14 @@ def test_files_with_and_without_a_ks_own_entropy():
     """Both measures, their bounds and shares, or empty cells for a file that is older; nothing for SAC."""
     gaps, rows = np.array([0.5, 0.8, 0.6]), []
     for i, whole in enumerate(gaps):
-        values = 10.0, 10.4, 10 + 0.1 * whole, 10 + 0.2 * whole, 10 + whole
+        values = 10.0, 10.4, 10 + 0.1 * whole, 10 + 0.2 * whole, 10 + whole, 9.7
         rows.append(dict(zip(gap.COLUMNS, ("E", "s", i, *values))))
     new, old = Path("new.csv"), Path("old.csv")
     new.write_text(records.csv_text(["# new"], gap.COLUMNS, rows))
-    names = [name for name in gap.COLUMNS if name not in gap.OWN]
+    assert gap.shown((new,)).endswith("| -0.30 | no seed differs |")
+    new.write_text(records.csv_text(["# new"], gap.COLUMNS[:-1], [[*row.values()][:-1] for row in rows]))
+    rows = [{name: row[name] for name in gap.COLUMNS[:-1]} for row in rows]
+    names = [name for name in gap.COLUMNS if name not in gap.LATER]
     old.write_text(records.csv_text(["# old"], names, [[row[name] for name in names] for row in rows]))
     low, high = report.ends(0.1 * gaps, digits=2).split()[0], report.ends(0.2 * gaps, digits=2).split()[1]
     first = "| E | s | 3 | 0.63 ± 0.15 | +0.40 | no seed differs |"
