@@ -419,7 +419,8 @@ def main(args: Args) -> None:
         rows, comments = rows + mine, comments + whose
         if args.output:  # after each, so that an interrupt loses none
             when = "the end" if args.step is None else f"step {args.step}"
-            first = f"# python analysis/gap.py, {mine[0]['environment']}, the agents at {when}"
+            where = ", ".join(dict.fromkeys(row["environment"] for row in rows))
+            first = f"# python analysis/gap.py, {where}, the agents at {when}"
             records.write_whole(args.output, records.csv_text([first, *comments], COLUMNS, rows))
     print(table(rows))
 
