@@ -511,7 +511,7 @@ def test_controllers_table_and_means(tmp_path):
     ]
     path.write_text("\n".join(["# a command", ",".join(["step", *controllers.COLUMNS]), *rows]) + "\n")
     assert controllers.table([path]).splitlines()[2:] == [
-        "| Hopper-v4, HMC --beta-2.0 | 10,000 | 15 () |  | 0.3 |  |  | 150 |"
+        "| Hopper-v4, HMC --beta-2.0 | 10,000 | 15 () |  | 0.3 |  |  |  | 150 |"
     ]
 
 
