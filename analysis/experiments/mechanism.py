@@ -155,12 +155,12 @@ class Gaussians:
         weights = np.exp(-np.square(grid).sum(-1) / 2)
         there = weights > 1e-9 * weights.max()
         grid, weights = torch.tensor(grid[there]), weights[there] / weights.sum()
-        std, rest = np.geomspace(0.05, 2, 80), []
+        std, rest = np.geomspace(0.02, 2, 100), []
         for mean in np.linspace(0, 1, 41):
             u = mean + torch.tensor(std)[:, None, None] * grid
             slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))  # log(1 - tanh²(u))
             rest.append((-log_target(u.tanh(), target.width) - slope.sum(-1)).numpy() @ weights)
-        self.d, self.std = d, np.geomspace(0.05, 2, 4000)
+        self.d, self.std = d, np.geomspace(0.02, 2, 5000)
         self.rest = CubicSpline(np.log(std), np.array(rest), axis=1)(np.log(self.std)).min(0)  # of the best m
 
     def costs(self, noise: float) -> tuple[float, float]:
