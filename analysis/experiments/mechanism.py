@@ -160,7 +160,7 @@ class Gaussians:
             u = mean + torch.tensor(std)[:, None, None] * grid
             slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))  # log(1 - tanh²(u))
             rest.append((-log_target(u.tanh(), target.width) - slope.sum(-1)).numpy() @ weights)
-        self.d, self.std = d, np.geomspace(0.02, 2, 5000)
+        self.d, self.std = d, np.geomspace(0.02, 2, 20_000)
         self.rest = CubicSpline(np.log(std), np.array(rest), axis=1)(np.log(self.std)).min(0)  # of the best m
 
     def costs(self, noise: float) -> tuple[float, float]:
